@@ -1,0 +1,1 @@
+"""The desk: project, versions, jobs, session. Imports no onnx, onnxruntime or torch."""

@@ -1,0 +1,61 @@
+"""What a technique is: `plan` promises and changes nothing, `apply` keeps the promise.
+
+Adding one takes a settings record in `records/steps.py`, one file here, and one line in the
+catalogue (`techniques/__init__.py`). Techniques know this contract and the floors below, never
+each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from studio.base.progress import Progress
+from studio.engine.dataset import Dataset
+from studio.engine.graph import Model
+from studio.engine.layers import Listing
+from studio.records.plan import Plan
+from studio.records.steps import Settings, Step
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything a technique may use besides the model and its settings.
+
+    Attributes:
+        progress: ticked often (at least ten times a second of work); a tick may raise `Cancelled`.
+        calibration: unlabelled samples, streamed; None when the user gave none.
+        seed: of all randomness; same model + step + seed gives the same bytes.
+        threads: for onnxruntime, numpy and torch; 0 = the runtime's choice.
+        treated: called after each layer with (model so far, layer name, words); feeds the live plots.
+    """
+
+    progress: Progress = field(default_factory=Progress)
+    calibration: Dataset | None = None
+    seed: int = 0
+    threads: int = 0
+    treated: Callable[[Model, str, str], None] = lambda _model, _layer, _words: None
+
+
+class Technique(Protocol):
+    """One way to compress. Stateless; an instance stands in the catalogue."""
+
+    settings: type[Settings]
+
+    def plan(self, listing: Listing, step: Step, context: Context) -> Plan:
+        """What `step` would do to the model, changing nothing.
+
+        Every name of `step.layers` (already resolved from globs) ends up in `actions` or in
+        `refusals`; a refusal has a reason in words. Costs after are exact.
+        """
+        ...
+
+    def apply(self, listing: Listing, plan: Plan, context: Context) -> Model:
+        """A new model with the plan's actions carried out; the given one is left untouched.
+
+        Raises:
+            Cancelled: at any tick.
+            StudioError: the plan cannot be kept (e.g. calibration data are missing or do not fit).
+        """
+        ...

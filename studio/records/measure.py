@@ -1,0 +1,167 @@
+"""Figures that were measured, with their conditions; and where samples come from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from studio.records.base import Record
+
+
+class Latency(Record, frozen=True, kw_only=True):
+    """Time of one run, from interleaved runs of all models compared.
+
+    Attributes:
+        median_ms, low_ms, high_ms: median and its 95 % interval.
+        ratio, ratio_low, ratio_high: baseline time / this time (above 1 = faster); None for the baseline.
+        runs: timed runs of this model.
+        threads: intra-op threads, not spinning.
+        input_shapes: of the feed that was timed, as text.
+        busy: the machine was not quiet: figures disagree by more than 5 %.
+    """
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    ratio: float | None = None
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+    runs: int
+    threads: int
+    input_shapes: str = ""
+    busy: bool = False
+
+
+class OutputError(Record, frozen=True, kw_only=True):
+    """How far the outputs are from the reference model's, over `samples` samples of one data set.
+
+    Attributes:
+        sqnr_db: 10·log10(Σ ref² / Σ (ref − out)²) over all float outputs; 200 = equal.
+        kl: KL(reference ‖ this) in nats per row of output 0; None where it is no distribution.
+        cosine: mean cosine similarity per sample of output 0.
+        agreement: share of rows with equal argmax (or the same side of 0.5); None where senseless.
+        max_abs: largest absolute difference.
+    """
+
+    sqnr_db: float
+    kl: float | None = None
+    cosine: float | None = None
+    agreement: float | None = None
+    max_abs: float = 0.0
+    samples: int = 0
+
+
+class Accuracy(Record, frozen=True, kw_only=True):
+    """A task metric where labels exist; always with its n."""
+
+    metric: str  # 'top-1', 'AUC'
+    value: float  # 0..1
+    samples: int
+
+
+class Measurement(Record, frozen=True, kw_only=True):
+    """Everything measured of one version. A figure that was not measured is None.
+
+    Attributes:
+        digest: of the model measured.
+        file_bytes: on disk, external data included.
+        compressed_bytes: of the same bytes deflated (what zeros are worth).
+        peak_bytes: peak resident memory of a process that loads and runs the model, less that of
+            the same process before.
+    """
+
+    digest: str
+    file_bytes: int
+    compressed_bytes: int | None = None
+    peak_bytes: int | None = None
+    latency: Latency | None = None
+    error: OutputError | None = None
+    accuracy: Accuracy | None = None
+    runtime: str = ""  # 'onnxruntime 1.32.0, CPU'
+    when: str = ""  # ISO 8601, UTC
+
+
+class LayerTime(Record, frozen=True, kw_only=True):
+    """Measured time of one layer per run, mapped back from the runtime's (fused) kernels."""
+
+    layer: str
+    ms: float
+    share: float  # of the whole run
+    kernel: str = ""  # what really ran: 'FusedConv', 'QLinearConv', 'MatMulNBits'…
+    also: tuple[str, ...] = ()  # other layers fused into the same kernel
+
+
+class Preprocess(Record, frozen=True, kw_only=True):
+    """From an image file to what the model receives: resize, crop, scale, normalise, lay out.
+
+    value = (pixel · scale − mean) / std per channel.
+    """
+
+    height: Annotated[int, Meta(ge=1, title="Height")] = 224
+    width: Annotated[int, Meta(ge=1, title="Width")] = 224
+    resize: Annotated[
+        Literal["stretch", "crop", "pad"],
+        Meta(
+            title="Fit", description="Stretch, resize the short side and crop the centre, or pad to a square."
+        ),
+    ] = "crop"
+    crop_share: Annotated[float, Meta(gt=0, le=1, title="Crop share", description="224/256 = 0.875")] = 0.875
+    scale: Annotated[float, Meta(title="Scale")] = 1 / 255
+    mean: Annotated[tuple[float, ...], Meta(title="Mean")] = (0.485, 0.456, 0.406)
+    std: Annotated[tuple[float, ...], Meta(title="Deviation")] = (0.229, 0.224, 0.225)
+    channels: Annotated[Literal["rgb", "bgr", "gray"], Meta(title="Channel order")] = "rgb"
+    layout: Annotated[Literal["nchw", "nhwc"], Meta(title="Layout")] = "nchw"
+
+
+class DataSpec(Record, frozen=True, kw_only=True):
+    """Where samples come from and how they become feeds. Calibration and evaluation have one each.
+
+    Attributes:
+        path: file or folder; '' for random data.
+        kind: 'auto' looks at the path.
+        limit: use at most so many samples; 0 = all.
+        shuffle: draw them with `seed` instead of taking the first.
+        input: which model input the file feeds where the file does not name it (.npy, CSV, images).
+        label_column: of a CSV; '' = none.
+        batch: samples per run; 0 = what the model and memory allow.
+    """
+
+    path: str = ""
+    kind: Literal["auto", "npz", "npz_folder", "npy", "images", "csv", "random"] = "auto"
+    limit: int = 0
+    shuffle: bool = False
+    seed: int = 0
+    input: str = ""
+    label_column: str = ""
+    batch: int = 0
+    preprocess: Preprocess | None = None
+
+
+class DataSummary(Record, frozen=True, kw_only=True):
+    """What a DataSpec turned out to hold."""
+
+    spec: DataSpec
+    samples: int
+    labelled: int
+    classes: int
+    description: str  # 'fashion-calibration.npz · 256 samples'
+    random: bool = False
+    cautions: tuple[str, ...] = ()
+
+
+class Sensitivity(Record, frozen=True, kw_only=True):
+    """What treating only this layer does to the output."""
+
+    layer: str
+    error: OutputError | None = None  # None: refused
+    accuracy: Accuracy | None = None
+    refused: str = ""
+    seconds: float = 0.0
+
+    @property
+    def score(self) -> float | None:
+        """Higher = more sensitive: KL where there is one, else noise share 10^(−SQNR/10)."""
+        if self.error is None:
+            return None
+        return self.error.kl if self.error.kl is not None else 10 ** (-self.error.sqnr_db / 10)

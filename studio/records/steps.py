@@ -1,0 +1,214 @@
+"""Settings of every technique, steps, recipes and treatments.
+
+A settings record is the whole of what a technique can be told: the form in the window, the
+`--step NAME:key=value` of the command line, the recipe format and the help text come from its
+fields. `Meta(title, description, ge, le, …)` says what a form needs; `extra_json_schema` may hold
+`unit`, `choices` (value -> words) and `advanced: True`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, TypeAlias
+
+from msgspec import Meta
+
+from studio.records.base import Record
+
+Slot: TypeAlias = Literal["prune", "factorize", "sparsify", "quantize", "train"]
+SLOTS: tuple[Slot, ...] = ("prune", "factorize", "sparsify", "train", "quantize")  # the order of a chain
+
+
+class Settings(Record, frozen=True, kw_only=True, tag_field="technique"):
+    """The root of all settings.
+
+    Class attributes:
+        slot: which of a layer's treatments this is; a layer has at most one of each.
+        title: in the window.
+        summary: one sentence: what it does and what it costs.
+        needs: 'nothing', 'calibration' (without which it is refused) or 'labels'.
+        uses: data it takes when they are there.
+    """
+
+    slot: ClassVar[Slot]
+    title: ClassVar[str]
+    summary: ClassVar[str]
+    needs: ClassVar[Literal["nothing", "calibration", "labels"]] = "nothing"
+
+    @property
+    def chip(self) -> str:
+        """The words of the treatment column: 'INT8', '−30 % channels'."""
+        return self.title
+
+
+class Fp16(Settings, frozen=True, kw_only=True, tag="fp16"):
+    """Half precision."""
+
+    slot: ClassVar[Slot] = "quantize"
+    title: ClassVar[str] = "Half precision"
+    summary: ClassVar[str] = "Stores and computes in 16-bit floats: half the size, seldom faster on a CPU."
+
+    keep_io: Annotated[
+        bool, Meta(title="Inputs and outputs stay fp32", description="Casts are added at the borders.")
+    ] = True
+    keep: Annotated[
+        tuple[str, ...],
+        Meta(title="Kept in fp32", description="Names or globs of layers and operators to keep."),
+    ] = ()
+
+    @property
+    def chip(self) -> str:
+        """See `Settings.chip`."""
+        return "FP16"
+
+
+class QuantizeWeights(Settings, frozen=True, kw_only=True, tag="quantize_weights"):
+    """Weight-only block quantization."""
+
+    slot: ClassVar[Slot] = "quantize"
+    title: ClassVar[str] = "Weights only, in blocks"
+    summary: ClassVar[str] = (
+        "Stores weights as 8- or 4-bit integers with a scale per block; computes in float."
+    )
+
+    bits: Annotated[Literal[4, 8], Meta(title="Bits")] = 4
+    block: Annotated[
+        Literal[16, 32, 64, 128, 256], Meta(title="Block size", description="Values that share one scale.")
+    ] = 32
+    symmetric: Annotated[
+        bool, Meta(title="Symmetric", description="No zero point: a little smaller, a little less exact.")
+    ] = True
+    form: Annotated[
+        Literal["auto", "matmulnbits", "qdq"],
+        Meta(
+            title="Form",
+            description="MatMulNBits runs fast in onnxruntime; Q/DQ is standard ONNX (opset 21).",
+            extra_json_schema={"choices": {"auto": "Automatic", "matmulnbits": "MatMulNBits", "qdq": "Q/DQ"}},
+        ),
+    ] = "auto"
+
+    @property
+    def chip(self) -> str:
+        """See `Settings.chip`."""
+        return f"W{self.bits}"
+
+
+class QuantizeDynamic(Settings, frozen=True, kw_only=True, tag="quantize_dynamic"):
+    """Dynamic int8."""
+
+    slot: ClassVar[Slot] = "quantize"
+    title: ClassVar[str] = "INT8, dynamic"
+    summary: ClassVar[str] = (
+        "8-bit weights; activation ranges are taken anew at every run. Suits transformers."
+    )
+
+    per_channel: Annotated[bool, Meta(title="Per channel", description="One scale per output channel.")] = (
+        True
+    )
+
+    @property
+    def chip(self) -> str:
+        """See `Settings.chip`."""
+        return "INT8 dyn"
+
+
+class QuantizeStatic(Settings, frozen=True, kw_only=True, tag="quantize_static"):
+    """Static int8 with Q/DQ nodes."""
+
+    slot: ClassVar[Slot] = "quantize"
+    title: ClassVar[str] = "INT8, static"
+    summary: ClassVar[str] = (
+        "8-bit weights and activations, ranges from calibration data: a quarter of the size, fast."
+    )
+    needs: ClassVar[Literal["nothing", "calibration", "labels"]] = "calibration"
+
+    calibrator: Annotated[
+        Literal["minmax", "percentile"],
+        Meta(
+            title="Calibrator",
+            description="How activation ranges are chosen from the calibration data.",
+            extra_json_schema={"choices": {"minmax": "MinMax", "percentile": "Percentile"}},
+        ),
+    ] = "minmax"
+    percentile: Annotated[
+        float, Meta(ge=90, le=100, title="Percentile", extra_json_schema={"unit": "%", "advanced": True})
+    ] = 99.99
+    per_channel: Annotated[
+        bool, Meta(title="Per channel", description="One weight scale per output channel.")
+    ] = True
+
+    @property
+    def chip(self) -> str:
+        """See `Settings.chip`."""
+        return "INT8"
+
+
+class Sparsify(Settings, frozen=True, kw_only=True, tag="sparsify"):
+    """Zeros in place."""
+
+    slot: ClassVar[Slot] = "sparsify"
+    title: ClassVar[str] = "Sparsity"
+    summary: ClassVar[str] = (
+        "Sets the least important weights to zero. The file only shrinks once compressed, "
+        "and onnxruntime's CPU gets no faster from it."
+    )
+
+    ratio: Annotated[
+        float,
+        Meta(
+            ge=0,
+            lt=1,
+            title="Ratio",
+            description="Share of weights set to zero.",
+            extra_json_schema={"unit": "share"},
+        ),
+    ] = 0.5
+    pattern: Annotated[
+        Literal["free", "2:4", "4:8"],
+        Meta(title="Pattern", description="2:4 keeps two of every four; the ratio is then fixed."),
+    ] = "free"
+
+    @property
+    def chip(self) -> str:
+        """See `Settings.chip`."""
+        return (
+            f"{self.pattern} zeros"
+            if self.pattern != "free"
+            else f"{self.ratio:.0%} zeros".replace("%", " %")
+        )
+
+
+# Every technique's settings: the one list that recipes, forms and the command line read.
+AnySettings: TypeAlias = Fp16 | QuantizeWeights | QuantizeDynamic | QuantizeStatic | Sparsify
+SETTINGS: tuple[type[Settings], ...] = (Fp16, QuantizeWeights, QuantizeDynamic, QuantizeStatic, Sparsify)
+
+
+class Step(Record, frozen=True, kw_only=True):
+    """One technique with its settings on chosen layers (names or globs; '*' = all that can be treated)."""
+
+    settings: AnySettings
+    layers: tuple[str, ...] = ("*",)
+
+
+class Recipe(Record, frozen=True, kw_only=True):
+    """An ordered list of steps; a YAML file."""
+
+    steps: tuple[Step, ...]
+    seed: int = 0
+    name: str = ""
+
+
+class Treatment(Record, frozen=True, kw_only=True):
+    """What one layer is to get: at most one settings record of each slot. Empty = keep as it is."""
+
+    settings: tuple[AnySettings, ...] = ()
+
+    def of(self, slot: Slot) -> AnySettings | None:
+        """The settings in one slot, if any."""
+        return next((s for s in self.settings if s.slot == slot), None)
+
+    def with_slot(self, slot: Slot, settings: AnySettings | None) -> Treatment:
+        """This treatment with one slot replaced (None empties it)."""
+        kept = [s for s in self.settings if s.slot != slot]
+        if settings is not None:
+            kept.append(settings)
+        return Treatment(settings=tuple(sorted(kept, key=lambda s: SLOTS.index(s.slot))))

@@ -1,0 +1,339 @@
+"""Every question the engine understands, its answer, and the news on the way.
+
+Tasks in, news and one answer out, over a pipe (`engine/worker`). Paths and records only.
+`read_only` tasks belong to the *ask* lane (one warm worker), the others to the *do* lane.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+from msgspec import Meta
+
+from studio.records.base import Record
+from studio.records.measure import DataSpec, DataSummary, LayerTime, Measurement, OutputError, Sensitivity
+from studio.records.model import ModelInfo, Outline
+from studio.records.plan import Plan
+from studio.records.steps import AnySettings, Recipe, Step
+
+InputSizes: TypeAlias = tuple[tuple[str, int], ...]
+
+
+class TaskBase(Record, frozen=True, kw_only=True, tag_field="task"):
+    """The root of all tasks."""
+
+
+class Inspect(TaskBase, frozen=True, kw_only=True, tag="inspect"):
+    """List a model. Answer: Inspected."""
+
+    model: str
+    input_sizes: InputSizes = ()
+    stripped: str = ""  # where to write the weightless copy for the graph view; '' = not wanted
+
+
+class PreviewSteps(TaskBase, frozen=True, kw_only=True, tag="preview"):
+    """Plan steps one after the other, changing nothing. Answer: Previewed."""
+
+    model: str
+    steps: tuple[Step, ...]
+    input_sizes: InputSizes = ()
+    calibration: DataSpec | None = None
+
+
+class DescribeLayer(TaskBase, frozen=True, kw_only=True, tag="describe_layer"):
+    """Histogram, per-channel ranges and quantization grid of one layer. Answer: LayerDetail."""
+
+    model: str
+    layer: str
+    settings: AnySettings | None = None
+    calibration: DataSpec | None = None  # given: activation ranges too
+
+
+class DescribeData(TaskBase, frozen=True, kw_only=True, tag="describe_data"):
+    """Read a data set as the model would. Answer: DataPreview."""
+
+    model: str
+    spec: DataSpec
+    folder: str = ""  # where to write small PNGs of what the model receives; '' = none
+
+
+class Apply(TaskBase, frozen=True, kw_only=True, tag="apply"):
+    """Carry out a recipe and write the result. News: Treated, TimedSoFar. Answer: Applied."""
+
+    model: str
+    recipe: Recipe
+    output: str  # path of the .onnx to write (large weights go into OUTPUT.data beside it)
+    input_sizes: InputSizes = ()
+    calibration: DataSpec | None = None
+    evaluation: DataSpec | None = None
+    threads: int = 0
+    checkpoints: bool = True  # time the model so far at checkpoints
+
+
+class Measure(TaskBase, frozen=True, kw_only=True, tag="measure"):
+    """Measure models against the first, interleaved. News: one Measured each as known. Answer: Measurements."""
+
+    models: tuple[str, ...]
+    evaluation: DataSpec | None = None
+    input_sizes: InputSizes = ()
+    threads: int = 0
+    latency: bool = True
+    reference: str = ""  # the model whose outputs are the truth; '' = the first
+
+
+class Profile(TaskBase, frozen=True, kw_only=True, tag="profile"):
+    """Time every layer with the runtime's profiler. Answer: Profiled."""
+
+    model: str
+    input_sizes: InputSizes = ()
+    evaluation: DataSpec | None = None
+    threads: int = 0
+
+
+class Scan(TaskBase, frozen=True, kw_only=True, tag="scan"):
+    """Treat every layer alone and compare outputs. News: Sensitivity per layer. Answer: Scanned."""
+
+    model: str
+    settings: AnySettings
+    layers: tuple[str, ...] = ("*",)
+    calibration: DataSpec | None = None
+    input_sizes: InputSizes = ()
+    seed: int = 0
+    threads: int = 0
+
+
+class CheckExport(TaskBase, frozen=True, kw_only=True, tag="check_export"):
+    """Check a written file: checker, onnxruntime loads it, outputs equal the version's. Answer: ExportChecked."""
+
+    model: str
+    version: str  # path of the version's own file
+    evaluation: DataSpec | None = None
+    input_sizes: InputSizes = ()
+
+
+Task: TypeAlias = (
+    Inspect | PreviewSteps | DescribeLayer | DescribeData | Apply | Measure | Profile | Scan | CheckExport
+)
+
+
+# ------------------------------------------------------------------ news
+
+
+class NewsBase(Record, frozen=True, kw_only=True, tag_field="news"):
+    """The root of everything that arrives while a task runs."""
+
+
+class Progressed(NewsBase, frozen=True, kw_only=True, tag="progressed"):
+    """A share done, with words."""
+
+    share: float
+    words: str = ""
+
+
+class Treated(NewsBase, frozen=True, kw_only=True, tag="treated"):
+    """One layer is done: the size so far (weight bytes of the whole model, counted)."""
+
+    layer: str
+    done: int
+    total: int
+    bytes: int
+    words: str = ""  # 'int8, SQNR 38.2 dB, −1.77 MB'
+
+
+class TimedSoFar(NewsBase, frozen=True, kw_only=True, tag="timed"):
+    """Latency of the model so far, measured at a checkpoint (few runs)."""
+
+    done: int
+    total: int
+    median_ms: float
+    low_ms: float
+    high_ms: float
+
+
+class Measured(NewsBase, frozen=True, kw_only=True, tag="measured"):
+    """One model's figures as far as they are known."""
+
+    measurement: Measurement
+
+
+class ScannedLayer(NewsBase, frozen=True, kw_only=True, tag="scanned_layer"):
+    """One layer of a scan."""
+
+    sensitivity: Sensitivity
+
+
+News: TypeAlias = Progressed | Treated | TimedSoFar | Measured | ScannedLayer
+
+
+# ------------------------------------------------------------------ answers
+
+
+class AnswerBase(Record, frozen=True, kw_only=True, tag_field="answer"):
+    """The root of all answers."""
+
+
+class Inspected(AnswerBase, frozen=True, kw_only=True, tag="inspected"):
+    """A model's description; `outline` for the native overview; `stripped` as asked for."""
+
+    info: ModelInfo
+    outline: Outline
+    stripped: str = ""
+
+
+class Previewed(AnswerBase, frozen=True, kw_only=True, tag="previewed"):
+    """One plan per step, in order; each step is planned on the model that the one before leaves."""
+
+    plans: tuple[Plan, ...]
+
+
+class ChannelRange(Record, frozen=True, kw_only=True):
+    """Smallest and largest value of one channel."""
+
+    low: float
+    high: float
+
+
+class Histogram(Record, frozen=True, kw_only=True):
+    """Counts over equal bins from `low` to `high`."""
+
+    low: float
+    high: float
+    counts: tuple[int, ...]
+
+
+class LayerDetail(AnswerBase, frozen=True, kw_only=True, tag="layer_detail"):
+    """What the inspector shows of one layer.
+
+    Attributes:
+        grid: values that the quantized weights may take (of the widest channel), at most 256; empty without settings.
+        clipped: share of weights outside the grid's range.
+        sqnr_db: of the weights after treatment; None without settings.
+        outputs: histogram of the layer's output over the calibration data; None without data.
+    """
+
+    layer: str
+    weights: Histogram | None = None
+    channels: tuple[ChannelRange, ...] = ()
+    grid: tuple[float, ...] = ()
+    clipped: float | None = None
+    sqnr_db: float | None = None
+    sparsity: float | None = None
+    outputs: Histogram | None = None
+    inputs: Histogram | None = None
+    refused: str = ""
+
+
+class DataPreview(AnswerBase, frozen=True, kw_only=True, tag="data_preview"):
+    """What the model really receives: statistics per input, a few samples as text or images."""
+
+    summary: DataSummary
+    inputs: tuple[tuple[str, str, str, float, float, float], ...]  # name, dtype, shape, min, mean, max
+    images: tuple[str, ...] = ()  # paths of PNGs
+    rows: tuple[str, ...] = ()  # the first samples as text
+    labels: tuple[str, ...] = ()  # of those samples; '' = unlabelled
+
+
+class Applied(AnswerBase, frozen=True, kw_only=True, tag="applied"):
+    """A recipe carried out: where the model lies, and what was done."""
+
+    output: str
+    digest: str
+    plans: tuple[Plan, ...]
+    file_bytes: int
+    seconds: float
+    notes: tuple[str, ...] = ()  # e.g. 'channels verified: max error 3e-7 of the spread'
+
+
+class Measurements(AnswerBase, frozen=True, kw_only=True, tag="measurements"):
+    """One measurement per model, in the order asked."""
+
+    measurements: tuple[Measurement, ...]
+
+
+class Profiled(AnswerBase, frozen=True, kw_only=True, tag="profiled"):
+    """Layer times; what belongs to no layer is in `other_ms`."""
+
+    layers: tuple[LayerTime, ...]
+    other_ms: float
+    total_ms: float
+
+
+class Scanned(AnswerBase, frozen=True, kw_only=True, tag="scanned"):
+    """All layers of a scan, in model order; incomplete when it was cancelled."""
+
+    layers: tuple[Sensitivity, ...]
+    samples: int
+    seconds: float
+
+
+class ExportChecked(AnswerBase, frozen=True, kw_only=True, tag="export_checked"):
+    """What the check of an exported file found, in words."""
+
+    valid: bool
+    loads: bool
+    error: OutputError | None = None
+    words: tuple[str, ...] = ()
+
+
+class Failed(AnswerBase, frozen=True, kw_only=True, tag="failed"):
+    """The task ended with an error: the fields of StudioError; `bug` = unexpected, details hold the traceback."""
+
+    what: str
+    why: str = ""
+    hint: str = ""
+    details: str = ""
+    bug: bool = False
+
+
+class Stopped(AnswerBase, frozen=True, kw_only=True, tag="stopped"):
+    """The task was cancelled, as asked."""
+
+
+Answer: TypeAlias = (
+    Inspected
+    | Previewed
+    | LayerDetail
+    | DataPreview
+    | Applied
+    | Measurements
+    | Profiled
+    | Scanned
+    | ExportChecked
+    | Failed
+    | Stopped
+)
+
+
+# ------------------------------------------------------------------ frames
+
+
+class Ask(Record, frozen=True, kw_only=True, tag="ask", tag_field="frame"):
+    """Studio to worker: a task. `id` comes back with everything about it."""
+
+    id: int
+    task: Task
+
+
+class Cancel(Record, frozen=True, kw_only=True, tag="cancel", tag_field="frame"):
+    """Studio to worker: stop the running task at the next tick."""
+
+
+ToWorker: TypeAlias = Ask | Cancel
+
+
+class Note(Record, frozen=True, kw_only=True, tag="note", tag_field="frame"):
+    """Worker to studio: news about a task."""
+
+    id: int
+    news: News
+
+
+class Reply(Record, frozen=True, kw_only=True, tag="reply", tag_field="frame"):
+    """Worker to studio: the answer that ends a task."""
+
+    id: int
+    answer: Answer
+    seconds: Annotated[float, Meta(ge=0)] = 0.0
+
+
+FromWorker: TypeAlias = Note | Reply
