@@ -97,7 +97,7 @@ def train(model: nn.Module, images: np.ndarray, labels: np.ndarray, epochs: int,
             loss.backward()
             optimizer.step()
             schedule.step()
-            total += float(loss)
+            total += loss.item()
         print(f"epoch {epoch + 1}/{epochs}: loss {total / (len(x) // batch):.4f}", flush=True)  # noqa: T201
 
 

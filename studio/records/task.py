@@ -68,6 +68,7 @@ class Apply(TaskBase, frozen=True, kw_only=True, tag="apply"):
     evaluation: DataSpec | None = None
     threads: int = 0
     checkpoints: bool = True  # time the model so far at checkpoints
+    agreed: bool = False  # the plans' questions were answered with yes
 
 
 class Measure(TaskBase, frozen=True, kw_only=True, tag="measure"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from studio.base.progress import Progress
 from studio.engine.dataset import Dataset
@@ -28,6 +28,9 @@ class Context:
         calibration: unlabelled samples, streamed; None when the user gave none.
         seed: of all randomness; same model + step + seed gives the same bytes.
         threads: for onnxruntime, numpy and torch; 0 = the runtime's choice.
+        agreed: the user has said yes to the plan's questions.
+        memo: what stays true for one unchanged model and data set (calibration ranges, second moments), so that
+            treating layer after layer alone, as a scan does, need not measure it anew; keyed by the technique.
         treated: called after each layer with (model so far, layer name, words); feeds the live plots.
     """
 
@@ -35,6 +38,8 @@ class Context:
     calibration: Dataset | None = None
     seed: int = 0
     threads: int = 0
+    agreed: bool = False
+    memo: dict[object, object] = field(default_factory=dict)
     treated: Callable[[Model, str, str], None] = lambda _model, _layer, _words: None
 
 
@@ -58,4 +63,17 @@ class Technique(Protocol):
             Cancelled: at any tick.
             StudioError: the plan cannot be kept (e.g. calibration data are missing or do not fit).
         """
+        ...
+
+
+@runtime_checkable
+class Drafting(Protocol):
+    """A technique that can show the structure of its result without doing the work.
+
+    Steps of a chain are planned one after the other, each on what the one before leaves. A technique
+    whose `apply` takes long (refit, training) drafts instead; the others are simply applied.
+    """
+
+    def draft(self, listing: Listing, plan: Plan, context: Context) -> Model:
+        """A model with the same nodes, shapes and types as `apply` gives, with any weights."""
         ...
