@@ -1,0 +1,203 @@
+"""Running a model in onnxruntime: a session, feeds in, outputs and intermediate values out, streamed.
+
+The one thing to know: threads never spin here. A spinning pool keeps the cores busy between runs
+and makes every timing beside it noise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from studio.base.errors import StudioError
+from studio.base.progress import Progress
+from studio.engine.graph import Model, copy, nodes, save, to_bytes
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+Array: TypeAlias = npt.NDArray[Any]
+Optimization: TypeAlias = Literal["off", "basic", "extended", "all"]
+
+# Protobuf ends at 2 GiB, and a model handed over as bytes is in memory twice while it loads.
+_MAX_INLINE_BYTES = 1_000_000_000
+_ERRORS_ONLY = 3
+
+
+def options(
+    *, threads: int = 0, optimize: Optimization = "all", spinning: bool = False, seed: int = 0
+) -> ort.SessionOptions:
+    """Session options: intra-op threads (0 = one per core), graph optimization, errors only in the log."""
+    import onnxruntime as ort
+
+    levels = {
+        "off": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+        "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+        "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+        "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    }
+    chosen = ort.SessionOptions()
+    chosen.intra_op_num_threads = threads
+    chosen.inter_op_num_threads = 1
+    chosen.graph_optimization_level = levels[optimize]
+    chosen.log_severity_level = _ERRORS_ONLY
+    chosen.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    ort.set_seed(seed)
+    return chosen
+
+
+def session(
+    model: Model | Path | bytes,
+    *,
+    threads: int = 0,
+    optimize: Optimization = "all",
+    spinning: bool = False,
+    profile_prefix: str = "",
+    optimized: Path | None = None,
+) -> ort.InferenceSession:
+    """An onnxruntime session on the CPU.
+
+    Args:
+        model: a model in memory, a file, or the bytes of one without external data.
+        threads: intra-op threads; 0 = the runtime's choice.
+        optimize: how far the runtime may rewrite the graph.
+        spinning: whether idle threads burn a core to start sooner.
+        profile_prefix: where the runtime's profile goes; '' = no profile.
+        optimized: where to write the rewritten graph.
+
+    Raises:
+        StudioError: onnxruntime does not accept the model.
+    """
+    chosen = options(threads=threads, optimize=optimize, spinning=spinning)
+    if profile_prefix:
+        chosen.enable_profiling = True
+        chosen.profile_file_prefix = profile_prefix
+    if optimized is not None:
+        chosen.optimized_model_filepath = str(optimized)
+    if isinstance(model, Model):
+        if _constant_bytes(model) < _MAX_INLINE_BYTES:
+            return _create(to_bytes(model), chosen)
+        with tempfile.TemporaryDirectory(prefix="featherweight-") as folder:
+            path = Path(folder) / "model.onnx"
+            save(model, path)
+            return _create(str(path), chosen)
+    return _create(model if isinstance(model, bytes) else str(model), chosen)
+
+
+def _create(source: str | bytes, chosen: ort.SessionOptions) -> ort.InferenceSession:
+    import onnxruntime as ort
+
+    with _in_words("onnxruntime cannot load this model"):
+        return ort.InferenceSession(source, chosen, providers=["CPUExecutionProvider"])
+
+
+def _constant_bytes(model: Model) -> int:
+    total = sum(t.const_value.nbytes for t in model.graph.initializers.values() if t.const_value is not None)
+    for node in nodes(model):
+        attr = node.attributes.get("value")
+        if attr is not None and attr.type == ir.AttributeType.TENSOR:
+            total += attr.as_tensor().nbytes
+    return total
+
+
+@contextlib.contextmanager
+def _in_words(what: str) -> Iterator[None]:
+    """Turn the runtime's own exceptions into a StudioError with its message."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    kinds = (
+        state.EPFail, state.EngineError, state.Fail, state.InvalidArgument, state.InvalidGraph,
+        state.InvalidProtobuf, state.ModelLoaded, state.NoModel, state.NoSuchFile, state.NotImplemented,
+        state.RuntimeException, ValueError, RuntimeError,
+    )  # fmt: skip
+    try:
+        yield
+    except kinds as error:
+        raise StudioError(what, _first_sentence(str(error)), details=str(error)) from error
+
+
+def _first_sentence(message: str) -> str:
+    """The runtime's message without its error code prefix and source file, on one line."""
+    text = message.split(" : ")[-1] if message.startswith("[ONNXRuntimeError]") else message
+    line = text.strip().splitlines()[0] if text.strip() else "no reason given"
+    return line if len(line) <= 300 else f"{line[:300]}…"
+
+
+def run(
+    sess: ort.InferenceSession, feed: Mapping[str, Array], names: Sequence[str] | None = None
+) -> list[Array]:
+    """The outputs of one run, in the session's order or that of `names`.
+
+    Raises:
+        StudioError: the feed does not fit, or an operator failed.
+    """
+    with _in_words("onnxruntime cannot run this model"):
+        return list(sess.run(names, dict(feed)))
+
+
+def outputs(
+    model: Model | Path | bytes,
+    feeds: Iterable[Mapping[str, Array]],
+    progress: Progress | None = None,
+    *,
+    total: int = 0,
+    threads: int = 0,
+) -> Iterator[list[Array]]:
+    """The outputs of a model feed by feed; nothing is held.
+
+    Args:
+        model: what to run.
+        feeds: what to run it on, read one at a time.
+        progress: ticked before each run.
+        total: how many feeds there are, for the share that is ticked; 0 = not known.
+        threads: intra-op threads; 0 = the runtime's choice.
+    """
+    sess = session(model, threads=threads)
+    for done, feed in enumerate(feeds):
+        if progress is not None:
+            progress.tick(done / total if total else 0.0, f"run {done + 1}")
+        yield run(sess, feed)
+
+
+def stream(
+    model: Model,
+    names: Sequence[str],
+    feeds: Iterable[Mapping[str, Array]],
+    progress: Progress | None = None,
+    threads: int = 0,
+    *,
+    total: int = 0,
+) -> Iterator[dict[str, Array]]:
+    """Intermediate values of the main graph, feed by feed; one feed's values are held at a time.
+
+    A copy of the model gets the values as extra outputs, so fusions across them do not happen and
+    the values are those of the unfused graph. A name that is an input is taken from the feed.
+
+    Raises:
+        StudioError: a name is no value of the main graph, or the runtime fails.
+    """
+    exposed = copy(model)
+    present = {v.name for v in exposed.graph.outputs}
+    inputs = {v.name for v in exposed.graph.inputs}
+    values = {v.name: v for node in exposed.graph for v in node.outputs if v.name}
+    for name in names:
+        if name in present or name in inputs:
+            continue
+        if name not in values:
+            raise StudioError(f"'{name}' is no value of this model's main graph")
+        exposed.graph.outputs.append(values[name])
+        present.add(name)
+    sess = session(exposed, threads=threads)
+    asked = [name for name in names if name not in inputs]
+    for done, feed in enumerate(feeds):
+        if progress is not None:
+            progress.tick(done / total if total else 0.0, f"run {done + 1}")
+        found = dict(zip(asked, run(sess, feed, asked) if asked else [], strict=True))
+        yield {name: np.asarray(found[name] if name in found else feed[name]) for name in names}
