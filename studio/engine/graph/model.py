@@ -1,0 +1,121 @@
+"""A model in memory, and how its graphs, nodes and constants are reached."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir import Graph
+
+
+@dataclass(frozen=True)
+class Model:
+    """A graph with weights.
+
+    Attributes:
+        ir: the graph; weights are read when asked for.
+        path: the file it was read from; None for a model made in memory.
+    """
+
+    ir: ir.Model
+    path: Path | None = None
+
+    @property
+    def graph(self) -> Graph:
+        """The main graph."""
+        return self.ir.graph
+
+    @property
+    def opset(self) -> int:
+        """Version of the default operator set; 0 when the model imports none."""
+        return self.ir.opset_imports.get("", 0)
+
+
+def copy(model: Model) -> Model:
+    """The same model with nodes and values of its own; tensors are shared (they are immutable)."""
+    return Model(model.ir.clone(), model.path)
+
+
+def node_key(node: ir.Node) -> str:
+    """The first output name that is not empty: unique within a graph, unlike node names."""
+    return next((v.name for v in node.outputs if v.name), "")
+
+
+def subgraphs(node: ir.Node) -> Iterator[tuple[str, ir.Graph]]:
+    """The graphs that a node holds as attributes, by attribute name ('then_branch', 'branches.1')."""
+    for name, attr in node.attributes.items():
+        if attr.is_ref():
+            continue
+        if attr.type == ir.AttributeType.GRAPH:
+            yield name, attr.as_graph()
+        elif attr.type == ir.AttributeType.GRAPHS:
+            for index, graph in enumerate(attr.as_graphs()):
+                yield f"{name}.{index}", graph
+
+
+def graphs(model: Model) -> Iterator[tuple[str, ir.Graph]]:
+    """Every graph with its path: '' for the main one, 'if_7/then_branch' for a subgraph of node 'if_7'."""
+    yield from _walk("", model.graph)
+
+
+def _walk(path: str, graph: ir.Graph) -> Iterator[tuple[str, ir.Graph]]:
+    yield path, graph
+    for node in graph:
+        for attribute, inner in subgraphs(node):
+            yield from _walk("/".join(filter(None, (path, node.name or node_key(node), attribute))), inner)
+
+
+def nodes(model: Model) -> Iterator[ir.Node]:
+    """Every node, those of subgraphs included."""
+    for _path, graph in graphs(model):
+        yield from graph
+
+
+def is_constant_node(node: ir.Node | None) -> bool:
+    """Whether a node is a standard Constant."""
+    return node is not None and node.op_type == "Constant" and node.domain in {"", "ai.onnx"}
+
+
+def holder(value: ir.Value | None) -> ir.Value | None:
+    """The value that really holds a constant: an initializer or the output of a Constant node.
+
+    Identity nodes between it and `value` are followed; None when `value` is not constant.
+    """
+    while value is not None:
+        if value.is_initializer():
+            return value if value.const_value is not None else None
+        node = value.producer()
+        if node is None:
+            return None
+        if is_constant_node(node):
+            return value if _constant_tensor(node) is not None else None
+        if node.op_type != "Identity" or node.domain not in {"", "ai.onnx"}:
+            return None
+        value = node.inputs[0]
+    return None
+
+
+def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """The constant tensor behind a value, wherever it lies; None when the value is computed."""
+    held = holder(value)
+    if held is None:
+        return None
+    node = held.producer()
+    return held.const_value if node is None else _constant_tensor(node)
+
+
+def _constant_tensor(node: ir.Node) -> ir.TensorProtocol | None:
+    """The tensor of a Constant node in any of its attribute forms."""
+    for name, kind in (
+        ("value_float", np.float32),
+        ("value_int", np.int64),
+        ("value_floats", np.float32),
+        ("value_ints", np.int64),
+    ):
+        if name in node.attributes:
+            return ir.tensor(np.array(node.attributes[name].value, dtype=kind))
+    attr = node.attributes.get("value")
+    return None if attr is None or attr.is_ref() else attr.as_tensor()
