@@ -166,6 +166,21 @@ class Sparsify(Settings, frozen=True, kw_only=True, tag="sparsify"):
         Literal["free", "2:4", "4:8"],
         Meta(title="Pattern", description="2:4 keeps two of every four; the ratio is then fixed."),
     ] = "free"
+    method: Annotated[
+        Literal["auto", "magnitude", "wanda", "sparsegpt"],
+        Meta(
+            title="Method",
+            description="Which weights go. SparseGPT moves what they did onto the weights that stay.",
+            extra_json_schema={
+                "choices": {
+                    "auto": "SparseGPT with calibration data, else magnitude",
+                    "magnitude": "Smallest magnitude",
+                    "wanda": "Smallest magnitude × input (needs calibration data)",
+                    "sparsegpt": "SparseGPT (needs calibration data)",
+                }
+            },
+        ),
+    ] = "auto"
 
     @property
     def chip(self) -> str:
@@ -177,9 +192,131 @@ class Sparsify(Settings, frozen=True, kw_only=True, tag="sparsify"):
         )
 
 
+class PruneChannels(Settings, frozen=True, kw_only=True, tag="prune_channels"):
+    """Structured pruning: whole channels, heads and hidden units leave the graph."""
+
+    slot: ClassVar[Slot] = "prune"
+    title: ClassVar[str] = "Prune channels"
+    summary: ClassVar[str] = (
+        "Removes whole channels, heads and hidden units: the model becomes narrower, smaller and really faster. "
+        "With calibration data the layers after them are refitted at once."
+    )
+
+    ratio: Annotated[
+        float,
+        Meta(
+            ge=0,
+            lt=1,
+            title="Ratio",
+            description="Share of the channels of every group that goes; not used where a budget is set.",
+            extra_json_schema={"unit": "share"},
+        ),
+    ] = 0.5
+    macs: Annotated[
+        float | None,
+        Meta(
+            gt=0,
+            le=1,
+            title="MACs budget",
+            description="Share of the model's multiply-accumulates to keep; spread over the groups by what they can spare.",
+            extra_json_schema={"unit": "share"},
+        ),
+    ] = None
+    params: Annotated[
+        float | None,
+        Meta(
+            gt=0,
+            le=1,
+            title="Parameter budget",
+            description="Share of the parameters to keep.",
+            extra_json_schema={"unit": "share"},
+        ),
+    ] = None
+    bytes: Annotated[
+        float | None,
+        Meta(
+            gt=0,
+            le=1,
+            title="Size budget",
+            description="Share of the weight bytes to keep.",
+            extra_json_schema={"unit": "share"},
+        ),
+    ] = None
+    criterion: Annotated[
+        Literal["auto", "l1", "l2", "fpgm", "activation", "obs", "random"],
+        Meta(
+            title="Criterion",
+            description="Which channels go first.",
+            extra_json_schema={
+                "choices": {
+                    "auto": "OBS with calibration data, else L2",
+                    "l1": "L1 norm of the weights",
+                    "l2": "L2 norm of the weights",
+                    "fpgm": "Nearest to the geometric median",
+                    "activation": "Weights × activations (needs calibration data)",
+                    "obs": "Least error after refit, OBS (needs calibration data)",
+                    "random": "Random, as a control",
+                }
+            },
+        ),
+    ] = "auto"
+    refit: Annotated[
+        bool,
+        Meta(
+            title="Refit",
+            description="Fit what remains to the original's outputs on calibration data, layer by layer.",
+        ),
+    ] = True
+    inside: Annotated[
+        Literal["whole", "within", "both"],
+        Meta(
+            title="Attention heads, convolution groups",
+            description="Remove whole ones, narrow every one within, or both.",
+            extra_json_schema={
+                "choices": {"whole": "Whole ones", "within": "Within each", "both": "Both"},
+                "advanced": True,
+            },
+        ),
+    ] = "whole"
+    round_to: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=256,
+            title="Round widths to",
+            description="Wide layers keep a multiple of this many channels; 0 = what is fast here, 1 = no rounding.",
+            extra_json_schema={"advanced": True},
+        ),
+    ] = 0
+    minimum: Annotated[
+        int,
+        Meta(
+            ge=1,
+            title="Smallest width",
+            description="No group gets narrower.",
+            extra_json_schema={"advanced": True},
+        ),
+    ] = 1
+
+    @property
+    def chip(self) -> str:
+        """See `Settings.chip`."""
+        for share, words in ((self.macs, "MACs"), (self.params, "parameters"), (self.bytes, "bytes")):
+            if share is not None:
+                return f"−{1 - share:.0%} {words}".replace("%", " %")
+        return f"−{self.ratio:.0%} channels".replace("%", " %")
+
+
 # Every technique's settings: the one list that recipes, forms and the command line read.
-AnySettings: TypeAlias = Fp16 | QuantizeWeights | QuantizeDynamic | QuantizeStatic | Sparsify
-SETTINGS: tuple[type[Settings], ...] = (Fp16, QuantizeWeights, QuantizeDynamic, QuantizeStatic, Sparsify)
+AnySettings: TypeAlias = Fp16 | QuantizeWeights | QuantizeDynamic | QuantizeStatic | Sparsify | PruneChannels
+SETTINGS: tuple[type[Settings], ...] = (
+    Fp16,
+    QuantizeWeights,
+    QuantizeDynamic,
+    QuantizeStatic,
+    Sparsify,
+    PruneChannels,
+)
 
 
 class Step(Record, frozen=True, kw_only=True):
