@@ -316,7 +316,9 @@ class Ask(Record, frozen=True, kw_only=True, tag="ask", tag_field="frame"):
 
 
 class Cancel(Record, frozen=True, kw_only=True, tag="cancel", tag_field="frame"):
-    """Studio to worker: stop the running task at the next tick."""
+    """Studio to worker: stop this task at its next tick; one that has ended or waits is meant just as well."""
+
+    id: int
 
 
 ToWorker: TypeAlias = Ask | Cancel
