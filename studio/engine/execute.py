@@ -99,11 +99,13 @@ def _create(source: str | bytes, chosen: ort.SessionOptions) -> ort.InferenceSes
 
 
 def _constant_bytes(model: Model) -> int:
-    total = sum(t.const_value.nbytes for t in model.graph.initializers.values() if t.const_value is not None)
+    total = sum(
+        int(v.const_value.nbytes) for v in model.graph.initializers.values() if v.const_value is not None
+    )
     for node in nodes(model):
         attr = node.attributes.get("value")
         if attr is not None and attr.type == ir.AttributeType.TENSOR:
-            total += attr.as_tensor().nbytes
+            total += int(attr.as_tensor().nbytes)
     return total
 
 
