@@ -1,0 +1,95 @@
+"""From names and settings to plans: resolve globs, refuse what nothing can treat, plan step after step.
+
+Techniques are reached through here, so that a pattern that matches nothing is always an error and
+a layer that was left out always has its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from studio.base.errors import StudioError
+from studio.base.progress import Progress
+from studio.engine.dataset import Dataset, open_data
+from studio.engine.layers import Listing, list_layers
+from studio.engine.techniques import find
+from studio.engine.techniques.contract import Context, Drafting
+from studio.records import task
+from studio.records.measure import DataSpec
+from studio.records.plan import Plan, Refusal
+from studio.records.steps import Step
+
+
+def resolve_layers(patterns: Sequence[str], listing: Listing) -> tuple[str, ...]:
+    """Names and globs as names of the model's layers, in model order.
+
+    Raises:
+        StudioError: a pattern matches no layer.
+    """
+    names = [layer.name for layer in listing.layers]
+    known = set(names)
+    chosen: set[str] = set()
+    for pattern in patterns:
+        found = {pattern} if pattern in known else {name for name in names if fnmatchcase(name, pattern)}
+        if not found and not (pattern == "*" and not names):
+            raise StudioError(
+                f"No layer is called '{pattern}'",
+                "a name or pattern that matches nothing is an error, so that nothing is skipped in silence",
+                "List the names with: featherweight inspect MODEL",
+            )
+        chosen |= found
+    return tuple(name for name in names if name in chosen)
+
+
+def plan_step(listing: Listing, step: Step, context: Context) -> Plan:
+    """The plan of one step; layers that no technique can treat are refused here, once for all.
+
+    Raises:
+        StudioError: a pattern matches nothing.
+    """
+    names = resolve_layers(step.layers, listing)
+    reasons = {layer.name: layer.untreatable for layer in listing.layers if layer.untreatable}
+    treatable = Step(settings=step.settings, layers=tuple(name for name in names if name not in reasons))
+    plan = find(step.settings).plan(listing, treatable, context)
+    refused = tuple(Refusal(layer=name, reason=reasons[name]) for name in names if name in reasons)
+    return Plan(
+        step=plan.step,
+        actions=plan.actions,
+        refusals=refused + plan.refusals,
+        before=plan.before,
+        after=plan.after,
+        groups=plan.groups,
+        notes=plan.notes,
+        questions=plan.questions,
+    )
+
+
+def plan_steps(listing: Listing, steps: Sequence[Step], context: Context) -> tuple[Plan, ...]:
+    """One plan a step, each made on the model that the steps before leave."""
+    plans: list[Plan] = []
+    for number, step in enumerate(steps):
+        plan = plan_step(listing, step, context)
+        plans.append(plan)
+        if plan.actions and number + 1 < len(steps):
+            technique = find(step.settings)
+            after = (
+                technique.draft(listing, plan, context)
+                if isinstance(technique, Drafting)
+                else technique.apply(listing, plan, context)
+            )
+            listing = list_layers(after, dict(listing.input_sizes))
+    return tuple(plans)
+
+
+def open_calibration(spec: DataSpec | None, listing: Listing) -> Dataset | None:
+    """The samples a spec names, shaped for this model; None for None."""
+    if spec is None:
+        return None
+    return open_data(spec, listing.inputs, dict(listing.input_sizes))
+
+
+def preview(asked: task.PreviewSteps, progress: Progress, listing: Listing) -> task.Previewed:
+    """Answer a `PreviewSteps` on the model in `listing`."""
+    context = Context(progress=progress, calibration=open_calibration(asked.calibration, listing))
+    return task.Previewed(plans=plan_steps(listing, asked.steps, context))

@@ -1,0 +1,137 @@
+"""A recipe, carried out: plan each step on what the step before left, apply it, say what happens on the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from studio.base.errors import StudioError
+from studio.base.progress import Progress
+from studio.base.units import file_size
+from studio.engine import graph, latency
+from studio.engine.cost import model_cost
+from studio.engine.graph import Model
+from studio.engine.layers import Listing, list_layers
+from studio.engine.planning import open_calibration, plan_step, resolve_layers
+from studio.engine.techniques import find
+from studio.engine.techniques.contract import Context
+from studio.records import task
+from studio.records.plan import Plan
+from studio.records.steps import Step
+
+# Timing the model so far may take this share of the time that the work itself takes.
+CHECKPOINT_SHARE = 0.2
+
+
+def apply_steps(
+    model: Model, steps: Sequence[Step], context: Context, input_sizes: dict[str, int]
+) -> tuple[Model, tuple[Plan, ...]]:
+    """Carry out steps one after the other on a copy; the given model is left untouched.
+
+    Raises:
+        StudioError: a step can treat none of its layers, or its plan asks something that nobody answered.
+        Cancelled: at any tick.
+    """
+    plans: list[Plan] = []
+    for number, step in enumerate(steps):
+        part = context.progress.part(number / len(steps), (number + 1) / len(steps))
+        here = replace(context, progress=part, memo={})
+        part.tick(0.0, f"Planning {step.settings.title.lower()}")
+        listing = list_layers(model, input_sizes)
+        plan = plan_step(listing, step, here)
+        if not plan.actions:
+            raise StudioError(
+                f"{step.settings.title} can treat none of the {len(plan.refusals)} chosen layers",
+                plan.refusals[0].reason if plan.refusals else "no layer was chosen",
+                plan.refusals[0].hint if plan.refusals else "",
+                "\n".join(f"{refusal.layer}: {refusal.reason}" for refusal in plan.refusals),
+            )
+        if plan.questions and not context.agreed:
+            raise StudioError(
+                f"{step.settings.title} asks first", plan.questions[0], "On the command line, --yes agrees."
+            )
+        model = find(step.settings).apply(listing, plan, here)
+        plans.append(plan)
+    return model, tuple(plans)
+
+
+def apply(asked: task.Apply, progress: Progress, emit: Callable[[task.News], None]) -> task.Applied:
+    """Answer an `Apply`: carry out the recipe, write the result, report size and latency on the way.
+
+    Raises:
+        StudioError: the model, the data, a step or the output path cannot be used.
+        Cancelled: at any tick; nothing is written then.
+    """
+    started = time.perf_counter()
+    model = graph.load(Path(asked.model))
+    sizes = dict(asked.input_sizes)
+    listing = list_layers(model, sizes)
+    context = Context(
+        progress=progress.part(0.0, 0.95),
+        calibration=open_calibration(asked.calibration, listing),
+        seed=asked.recipe.seed,
+        threads=asked.threads,
+        agreed=asked.agreed,
+        treated=_Reporter(asked, listing, emit),
+    )
+    result, plans = apply_steps(model, asked.recipe.steps, context, sizes)
+    progress.tick(0.96, "Writing the model")
+    output = Path(asked.output)
+    written = graph.save(result, output)
+    return task.Applied(
+        output=str(output),
+        digest=graph.digest(output),
+        plans=plans,
+        file_bytes=written,
+        seconds=time.perf_counter() - started,
+        notes=tuple(note for plan in plans for note in plan.notes),
+    )
+
+
+class _Reporter:
+    """Turns 'this layer is done' into news: size after every layer, latency at checkpoints."""
+
+    def __init__(self, asked: task.Apply, listing: Listing, emit: Callable[[task.News], None]) -> None:
+        self._emit, self._asked, self._listing = emit, asked, listing
+        self._done = 0
+        self._total = sum(len(resolve_layers(step.layers, listing)) for step in asked.recipe.steps[:1])
+        self._total += len(asked.recipe.steps[1:]) * self._total
+        self._timing = 0.0
+        self._started = time.perf_counter()
+
+    def __call__(self, model: Model, layer: str, words: str) -> None:
+        self._done += 1
+        total = max(self._total, self._done)
+        size = model_cost(model, self._listing.shapes).bytes
+        self._emit(
+            task.Treated(
+                layer=layer,
+                done=self._done,
+                total=total,
+                bytes=size,
+                words=words or f"{layer}: {file_size(size)}",
+            )
+        )
+        if self._asked.checkpoints and self._may_time(last=self._done == total):
+            self._time(model, total)
+
+    def _may_time(self, *, last: bool) -> bool:
+        working = time.perf_counter() - self._started - self._timing
+        return self._done == 1 or last or self._timing < CHECKPOINT_SHARE * working
+
+    def _time(self, model: Model, total: int) -> None:
+        before = time.perf_counter()
+        timed = latency.time_so_far(model, dict(self._listing.input_sizes), self._asked.threads)
+        self._timing += time.perf_counter() - before
+        if timed is not None:
+            self._emit(
+                task.TimedSoFar(
+                    done=self._done,
+                    total=total,
+                    median_ms=timed.median_ms,
+                    low_ms=timed.low_ms,
+                    high_ms=timed.high_ms,
+                )
+            )

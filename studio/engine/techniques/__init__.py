@@ -1,0 +1,24 @@
+"""The catalogue: which technique obeys which settings, one case each.
+
+Modules are imported when first asked for, so that a step of quantization never loads torch.
+"""
+
+from __future__ import annotations
+
+from studio.engine.techniques.contract import Technique
+from studio.records import steps
+
+
+def find(settings: steps.Settings) -> Technique:
+    """The technique that obeys `settings`.
+
+    Raises:
+        LookupError: no technique stands in the catalogue for this kind of settings (a bug).
+    """
+    match settings:
+        case steps.Fp16():
+            from studio.engine.techniques.fp16 import HalfPrecision
+
+            return HalfPrecision()
+        case _:
+            raise LookupError(f"no technique for {type(settings).__name__}")

@@ -1,0 +1,426 @@
+"""Half precision: chosen layers store and compute in 16-bit floats, with casts where they meet the rest.
+
+x₁₆ = round-to-nearest-even(x₃₂), 1 sign, 5 exponent and 10 fraction bits: |x| ≤ 65504, relative
+error ≤ 2⁻¹¹ in the normal range, zero below 2⁻²⁵.
+
+A node is either *half* or *full*. A value has the type of its producer; where a consumer wants the
+other type one Cast stands between, shared by all such consumers. Constants whose every user is half
+are stored as half. Nodes without weights become half when all their float inputs are.
+
+Source: IEEE 754-2008 §3.6 (binary16); ONNX operator schemas for which inputs may be float16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from studio.base.progress import Progress
+from studio.base.units import change
+from studio.engine import edit, execute
+from studio.engine.cost import model_cost, tensor_bytes
+from studio.engine.graph import Model, Shapes, constant, copy, graphs, holder, node_key, subgraphs
+from studio.engine.layers import Listing
+from studio.engine.techniques.contract import Context
+from studio.records.model import Cost, Layer
+from studio.records.plan import Action, Plan, Refusal
+from studio.records.steps import Fp16, Settings, Step
+
+LARGEST = float(np.finfo(np.float16).max)
+SMALLEST = 2.0**-24
+# Operators whose type is an attribute, or whose scales decide the type: they stay as they are.
+_FULL = frozenset({"Cast", "CastLike", "QuantizeLinear", "DequantizeLinear", "Identity", "Constant"})
+# Samples whose activations are looked at for overflow.
+_CHECKED_SAMPLES = 32
+# A model so far is built at most this often while a step is applied.
+_DRAFTS = 24
+
+
+class HalfPrecision:
+    """See the module."""
+
+    settings: type[Settings] = Fp16
+
+    def plan(self, listing: Listing, step: Step, context: Context) -> Plan:
+        """See `Technique.plan`; refuses overflow, layers kept by name or operator, and what is not fp32."""
+        settings = _settings(step)
+        hot = _overflowing(listing, context)
+        refusals: list[Refusal] = []
+        chosen: list[str] = []
+        for name in step.layers:
+            reason, hint = _why_not(listing, name, settings, hot)
+            if reason:
+                refusals.append(Refusal(layer=name, reason=reason, hint=hint))
+            else:
+                chosen.append(name)
+        excluded = {refusal.layer for refusal in refusals} | _untreatable(listing)
+        conversion = _convert(listing, chosen, excluded, step, hot)
+        layers = {layer.name: layer for layer in listing.layers}
+        notes = (
+            []
+            if context.calibration
+            else ["Activation ranges were not checked: there are no calibration data."]
+        )
+        if conversion.limited:
+            notes.append(f"{conversion.limited} constants without a layer were limited to ±65504.")
+        return Plan(
+            step=step,
+            actions=tuple(_action(layers[name], conversion) for name in chosen),
+            refusals=tuple(refusals),
+            before=listing.cost,
+            after=model_cost(conversion.model, conversion.shapes) if chosen else listing.cost,
+            notes=tuple(notes),
+        )
+
+    def apply(self, listing: Listing, plan: Plan, context: Context) -> Model:
+        """See `Technique.apply`."""
+        chosen = [action.layer for action in plan.actions]
+        hot = _overflowing(listing, context)
+        every = max(1, len(chosen) // _DRAFTS)
+        excluded = {refusal.layer for refusal in plan.refusals} | _untreatable(listing)
+        conversion = _convert(listing, chosen[:1], excluded, plan.step, hot)
+        for done, action in enumerate(plan.actions, start=1):
+            context.progress.tick((done - 1) / len(chosen), f"{action.layer}: half precision")
+            if done % every == 0 or done == len(chosen):
+                conversion = _convert(listing, chosen[:done], excluded, plan.step, hot)
+            words = f"{action.layer}: fp16, {change(action.before.bytes, action.after.bytes)}"
+            context.treated(conversion.model, action.layer, words)
+        return conversion.model
+
+
+def _settings(step: Step) -> Fp16:
+    assert isinstance(step.settings, Fp16)
+    return step.settings
+
+
+def _untreatable(listing: Listing) -> set[str]:
+    return {layer.name for layer in listing.layers if layer.untreatable}
+
+
+def _kept(settings: Fp16, name: str, op: str) -> bool:
+    return any(fnmatchcase(name, pattern) or fnmatchcase(op, pattern) for pattern in settings.keep)
+
+
+def _why_not(listing: Listing, name: str, settings: Fp16, hot: frozenset[str]) -> tuple[str, str]:
+    """Why a layer cannot be half, and what to do; ('', '') when it can."""
+    layer = listing.nodes[name]
+    if _kept(settings, name, layer.node.op_type):
+        return "kept in fp32 by the settings", ""
+    if layer.record.dtype != "float32":
+        return f"its weights are {layer.record.dtype}, not float32", ""
+    if not _may_be_half(layer.node):
+        return f"{layer.node.op_type} has no half-precision form", ""
+    for value in layer.node.inputs:
+        tensor = constant(value)
+        if tensor is None or tensor.dtype != ir.DataType.FLOAT:
+            continue
+        peak = float(np.abs(tensor.numpy()).max(initial=0.0))
+        if not peak <= LARGEST:
+            return (
+                f"a weight of {peak:.3g} does not fit into half precision (largest 65504)",
+                "Keep this layer in fp32.",
+            )
+    if hot & {v.name for v in (*layer.node.inputs, *layer.node.outputs) if v is not None}:
+        return "its activations exceed 65504 on the calibration data", "Keep this layer in fp32."
+    return "", ""
+
+
+def _overflowing(listing: Listing, context: Context) -> frozenset[str]:
+    """Names of the main graph's values that exceed the half range on calibration data."""
+    if context.calibration is None:
+        return frozenset()
+    memo = ("fp16", "overflow", id(context.calibration))
+    if memo not in context.memo:
+        names = [
+            value.name
+            for node in listing.model.graph
+            for value in node.outputs
+            if value.name and listing.shapes.dtype(value) == "float32" and holder(value) is None
+        ]
+        feeds = context.calibration.take(_CHECKED_SAMPLES).feeds()
+        hot: set[str] = set()
+        for arrays in execute.stream(listing.model, names, feeds, Progress(), context.threads):
+            hot.update(
+                name for name, array in arrays.items() if not np.abs(array).max(initial=0.0) <= LARGEST
+            )
+        context.memo[memo] = frozenset(hot)
+    found = context.memo[memo]
+    assert isinstance(found, frozenset)
+    return found
+
+
+def _action(layer: Layer, conversion: _Conversion) -> Action:
+    saved = conversion.saved.get(layer.name, 0)
+    after = Cost(
+        parameters=layer.cost.parameters,
+        bytes=layer.cost.bytes - saved,
+        macs=layer.cost.macs,
+        activation_bytes=layer.cost.activation_bytes,
+    )
+    return Action(layer=layer.name, what="16-bit floats", before=layer.cost, after=after)
+
+
+# ------------------------------------------------------------------ which nodes may be half
+
+
+def _schema(node: ir.Node) -> onnx.defs.OpSchema | None:
+    if node.domain not in {"", "ai.onnx"}:
+        return None
+    version = node.version or (node.graph.opset_imports.get("") if node.graph is not None else None) or 1
+    try:
+        return onnx.defs.get_schema(node.op_type, version, "")
+    except onnx.defs.SchemaError:
+        return None
+
+
+def _formal(
+    parameters: Iterable[onnx.defs.OpSchema.FormalParameter], count: int
+) -> list[onnx.defs.OpSchema.FormalParameter]:
+    """One formal parameter for each of `count` actual ones; the last one repeats when it is variadic."""
+    known = list(parameters)
+    return [known[min(index, len(known) - 1)] for index in range(count)] if known else []
+
+
+def _half_inputs(node: ir.Node) -> list[int]:
+    """Positions of the inputs that may be float16."""
+    schema = _schema(node)
+    if schema is None:
+        return []
+    formal = _formal(schema.inputs, len(node.inputs))
+    return [i for i, p in enumerate(formal) if "tensor(float16)" in p.types and "tensor(float)" in p.types]
+
+
+def _may_be_half(node: ir.Node) -> bool:
+    """Whether a node computes in floats, and may as well in half ones."""
+    if node.op_type in _FULL or next(subgraphs(node), None) is not None or not _half_inputs(node):
+        return False
+    schema = _schema(node)
+    return schema is not None and all(
+        "tensor(float16)" in p.types or "tensor(float)" not in p.types
+        for p in _formal(schema.outputs, len(node.outputs))
+    )
+
+
+# ------------------------------------------------------------------ the conversion
+
+
+@dataclass
+class _Conversion:
+    """A converted copy, its shapes, and the bytes that each layer saved."""
+
+    model: Model
+    shapes: Shapes
+    saved: dict[str, int] = field(default_factory=dict)
+    limited: int = 0
+
+
+def _convert(
+    listing: Listing, chosen: list[str], excluded: set[str], step: Step, hot: frozenset[str]
+) -> _Conversion:
+    """Make the chosen layers half in a copy of the model. Weights are converted when they are read.
+
+    The model is converted as a whole when every layer is either chosen or `excluded` by a refusal.
+    """
+    settings = _settings(step)
+    model = copy(listing.model)
+    keys = {listing.nodes[name].record.key: name for name in chosen}
+    refused = {layer.key for layer in listing.layers} - set(keys)
+    whole = bool(chosen) and {layer.name for layer in listing.layers} <= set(chosen) | excluded
+    half = _half_nodes(model, listing.shapes, set(keys), refused, settings, hot, whole=whole)
+    types = dict(listing.shapes.types)
+    result = _Conversion(model, Shapes(listing.shapes.dims, types))
+    _store_constants(model, half, keys, result)
+    _place_casts(model, half, listing.shapes, types, keep_io=settings.keep_io or not whole)
+    return result
+
+
+def _half_nodes(
+    model: Model,
+    shapes: Shapes,
+    chosen: set[str],
+    refused: set[str],
+    settings: Fp16,
+    hot: frozenset[str],
+    *,
+    whole: bool,
+) -> set[ir.Node]:
+    """Chosen layers, and the weightless nodes that go with them.
+
+    In a model that is converted as a whole every node that may be half is; otherwise only those whose
+    computed float inputs all come from half nodes, so that no cast is added for them.
+    """
+    half: set[ir.Node] = set()
+    for _path, graph in graphs(model):
+        for node in graph:
+            key = node_key(node)
+            if key in chosen:
+                half.add(node)
+            elif key in refused or not _may_be_half(node) or _kept(settings, node.name or "", node.op_type):
+                continue
+            elif not (hot & {v.name for v in (*node.inputs, *node.outputs) if v is not None}):
+                floats = [
+                    v.producer() in half
+                    for i in _half_inputs(node)
+                    if (v := node.inputs[i]) is not None
+                    and holder(v) is None
+                    and shapes.dtype(v) == "float32"
+                ]
+                if floats and (whole or all(floats)):
+                    half.add(node)
+    return half
+
+
+def _users(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
+    """Users of a constant, those behind Identity nodes included."""
+    for node, position in value.uses():
+        if node.op_type == "Identity":
+            yield from _users(node.outputs[0])
+        else:
+            yield node, position
+
+
+def _store_constants(model: Model, half: set[ir.Node], layers: dict[str, str], result: _Conversion) -> None:
+    """Store a float constant as half where every user is half and may take it so."""
+    for _path, graph in graphs(model):
+        held = [*graph.initializers.values(), *(n.outputs[0] for n in graph if n.op_type == "Constant")]
+        for value in held:
+            tensor = constant(value)
+            users = list(_users(value))
+            if tensor is None or tensor.dtype != ir.DataType.FLOAT or value.is_graph_output() or not users:
+                continue
+            if any(node not in half or position not in _half_inputs(node) for node, position in users):
+                continue
+            owner = next((layers[node_key(n)] for n, _p in users if node_key(n) in layers), "")
+            if not owner and tensor.size and _exceeds(tensor):
+                result.limited += 1
+            narrow = _narrow(tensor)
+            if owner:
+                result.saved[owner] = result.saved.get(owner, 0) + tensor_bytes(tensor) - tensor_bytes(narrow)
+            edit.set_constant(value, narrow)
+
+
+def _exceeds(tensor: ir.TensorProtocol) -> bool:
+    return not float(np.abs(tensor.numpy()).max()) <= LARGEST
+
+
+def _narrow(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """The tensor as float16, made when it is read.
+
+    Finite values beyond the range (attention masks) become ±65504, tiny ones (epsilons) the smallest number.
+    """
+
+    def read() -> ir.TensorProtocol:
+        wide = tensor.numpy()
+        finite = np.isfinite(wide)
+        values = np.where(finite, np.clip(wide, -LARGEST, LARGEST), wide)
+        tiny = (values != 0) & (np.abs(values) < SMALLEST)
+        values = np.where(tiny, np.copysign(SMALLEST, values), values)
+        return ir.Tensor(values.astype(np.float16), name=tensor.name)
+
+    return ir.LazyTensor(
+        read, dtype=ir.DataType.FLOAT16, shape=ir.Shape(tensor.shape.numpy()), name=tensor.name
+    )
+
+
+def _place_casts(
+    model: Model, half: set[ir.Node], shapes: Shapes, types: dict[str, str], *, keep_io: bool
+) -> None:
+    """Retype the outputs of half nodes and cast wherever a user wants the other type."""
+    casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
+    for node in half:
+        for value in node.outputs:
+            if value.name and shapes.dtype(value) in {"float32", None} and _floats_out(node, value):
+                value.type = ir.TensorType(ir.DataType.FLOAT16)
+                types[value.name] = "float16"
+    if not keep_io:
+        _narrow_inputs(model, shapes, types)
+    for path, graph in list(graphs(model)):
+        for node in list(graph):
+            wanted = set(_half_inputs(node)) if node in half else set()
+            for position, source in enumerate(node.inputs):
+                if (
+                    value is not None
+                    and (target := _mismatch(value, shapes, half=position in wanted)) is not None
+                ):
+                    node.replace_input_with(position, _cast(model, source, target, casts, types))
+        for index, value in enumerate(graph.outputs):
+            if value.dtype == ir.DataType.FLOAT16 and value.producer() in half and (keep_io or path):
+                _cast_output(model, graph, index, value, types)
+
+
+def _floats_out(node: ir.Node, value: ir.Value) -> bool:
+    """Whether an output follows the node's float type (a mask or an index does not)."""
+    schema = _schema(node)
+    assert schema is not None
+    formal = _formal(schema.outputs, len(node.outputs))[value.index() or 0]
+    return "tensor(float16)" in formal.types and "tensor(float)" in formal.types
+
+
+def _narrow_inputs(model: Model, shapes: Shapes, types: dict[str, str]) -> None:
+    for value in model.graph.inputs:
+        if shapes.dtype(value) == "float32" and not value.is_initializer():
+            value.type = ir.TensorType(ir.DataType.FLOAT16)
+            types[value.name or ""] = "float16"
+
+
+def _mismatch(value: ir.Value, shapes: Shapes, *, half: bool) -> ir.DataType | None:
+    """The type that a cast must give, or None where value and user agree."""
+    held = constant(value)
+    is_half = (held.dtype if held is not None else value.dtype) == ir.DataType.FLOAT16
+    is_full = (held is not None and held.dtype == ir.DataType.FLOAT) or (
+        held is None and not is_half and shapes.dtype(value) == "float32"
+    )
+    if half and is_full:
+        return ir.DataType.FLOAT16
+    if not half and is_half and shapes.dtype(value) in {"float32", None}:
+        return ir.DataType.FLOAT
+    return None
+
+
+def _cast(
+    model: Model,
+    value: ir.Value,
+    target: ir.DataType,
+    casts: dict[tuple[ir.Value, ir.DataType], ir.Value],
+    types: dict[str, str],
+) -> ir.Value:
+    """The one cast of `value` to `target`, made behind its producer when first wanted."""
+    if (value, target) not in casts:
+        suffix = "half" if target == ir.DataType.FLOAT16 else "full"
+        node = edit.make_node(
+            model, "Cast", [value], {"to": int(target)}, name=f"{value.name}_{suffix}", dtype=target
+        )
+        result = node.outputs[0]
+        result.shape = value.shape
+        types[result.name or ""] = target.name.lower()
+        producer = value.producer()
+        if producer is not None:
+            edit.owner(producer).insert_after(producer, node)
+        else:
+            graph = value.graph
+            assert graph is not None
+            first = next(iter(graph))
+            graph.insert_before(first, node)
+        casts[value, target] = result
+    return casts[value, target]
+
+
+def _cast_output(model: Model, graph: ir.Graph, index: int, value: ir.Value, types: dict[str, str]) -> None:
+    """Give a graph's output back its float type, under its old name."""
+    producer = value.producer()
+    assert producer is not None
+    producer.name = producer.name or node_key(producer)
+    name = value.name or ""
+    node = edit.make_node(
+        model, "Cast", [value], {"to": int(ir.DataType.FLOAT)}, name=f"{name}_full", dtype=ir.DataType.FLOAT
+    )
+    node.outputs[0].shape = value.shape
+    value.name, node.outputs[0].name = node.outputs[0].name, name
+    types[value.name or ""], types[name] = "float16", "float32"
+    graph.outputs[index] = node.outputs[0]
+    graph.insert_after(producer, node)
