@@ -31,13 +31,12 @@ def serve() -> int:
     """Answer tasks until standard input ends."""
     source, target = _own_streams()
     asks: queue.SimpleQueue[t.Ask] = queue.SimpleQueue()
-    cancelled = threading.Event()
+    cancelled: set[int] = set()  # ids of tasks; one that has ended does no harm here
     threading.Thread(target=_listen, args=(source, asks, cancelled), daemon=True).start()
     while True:
         ask = asks.get()
         started = time.monotonic()
         answer = _answer(ask, target, cancelled)
-        cancelled.clear()
         seconds = time.monotonic() - started
         write_frame(target, encode(t.Reply(id=ask.id, answer=answer, seconds=seconds)))
 
@@ -51,18 +50,18 @@ def _own_streams() -> tuple[IO[bytes], IO[bytes]]:
     return source, target
 
 
-def _listen(source: IO[bytes], asks: queue.SimpleQueue[t.Ask], cancelled: threading.Event) -> None:
+def _listen(source: IO[bytes], asks: queue.SimpleQueue[t.Ask], cancelled: set[int]) -> None:
     while (frame := read_frame(source)) is not None:
         message: t.ToWorker = decode(frame, cast("type[t.ToWorker]", t.ToWorker))
         match message:
             case t.Ask() as ask:
                 asks.put(ask)
-            case t.Cancel():
-                cancelled.set()
+            case t.Cancel(id=task_id):
+                cancelled.add(task_id)
     os._exit(0)
 
 
-def _answer(ask: t.Ask, target: IO[bytes], cancelled: threading.Event) -> t.Answer:
+def _answer(ask: t.Ask, target: IO[bytes], cancelled: set[int]) -> t.Answer:
     def news(item: t.News) -> None:
         write_frame(target, encode(t.Note(id=ask.id, news=item)))
 
@@ -76,7 +75,7 @@ def _answer(ask: t.Ask, target: IO[bytes], cancelled: threading.Event) -> t.Answ
             news(t.Progressed(share=share, words=words))
 
     try:
-        return perform(ask.task, Progress(report, cancelled.is_set), news)
+        return perform(ask.task, Progress(report, lambda: ask.id in cancelled), news)
     except Cancelled:
         return t.Stopped()
     except StudioError as error:
