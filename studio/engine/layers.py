@@ -22,6 +22,7 @@ from studio.engine.graph import (
     node_key,
     nodes,
     to_bytes,
+    type_name,
 )
 from studio.records.model import Cost, Layer, ModelInfo, Outline, OutlineNode, TensorInfo
 from studio.records.task import Inspected
@@ -69,6 +70,11 @@ class Listing:
     cost: Cost
     input_sizes: Mapping[str, int]
 
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """The inputs that a caller must feed."""
+        return tuple(_tensor_info(v) for v in self.model.graph.inputs if not v.is_initializer())
+
 
 _WEIGHT_INPUT = {
     "Conv": 1,
@@ -106,7 +112,7 @@ def list_layers(model: Model, input_sizes: Mapping[str, int] | None = None) -> L
                 nodes=(node_key(node),),
                 weight=weight.name or "",
                 weight_shape=tuple(tensor.shape.numpy()),
-                dtype=tensor.dtype.name.lower(),
+                dtype=type_name(tensor.dtype),
                 precision="fp32",
                 cost=cost,
                 share=0.0,
@@ -146,7 +152,7 @@ def _tensor_info(value: ir.Value) -> TensorInfo:
     shape = value.shape
     return TensorInfo(
         name=value.name or "",
-        dtype=value.dtype.name.lower() if value.dtype is not None else "",
+        dtype=type_name(value.dtype),
         shape=None if shape is None else tuple(d if isinstance(d, int) else str(d) for d in shape),
     )
 

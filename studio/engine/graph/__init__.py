@@ -14,6 +14,7 @@ from studio.engine.graph.model import (
     node_key,
     nodes,
     subgraphs,
+    type_name,
 )
 from studio.engine.graph.opset import raise_opset
 from studio.engine.graph.read import digest, file_bytes, load
@@ -41,4 +42,5 @@ __all__ = [
     "strip",
     "subgraphs",
     "to_bytes",
+    "type_name",
 ]

@@ -34,6 +34,14 @@ class Model:
         return self.ir.opset_imports.get("", 0)
 
 
+_NUMPY_NAMES = {"FLOAT": "float32", "DOUBLE": "float64"}
+
+
+def type_name(dtype: ir.DataType | None) -> str:
+    """An element type as numpy calls it: 'float32', 'int8', 'uint4', 'bfloat16'; '' for None."""
+    return "" if dtype is None else _NUMPY_NAMES.get(dtype.name, dtype.name.lower())
+
+
 def copy(model: Model) -> Model:
     """The same model with nodes and values of its own; tensors are shared (they are immutable)."""
     return Model(model.ir.clone(), model.path)

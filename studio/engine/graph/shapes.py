@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import onnx
 import onnx_ir as ir
 
-from studio.engine.graph.model import Model, graphs
+from studio.engine.graph.model import Model, graphs, type_name
 
 Dims = tuple[int | str, ...]
 
@@ -52,5 +52,5 @@ def infer_shapes(model: Model, input_sizes: Mapping[str, int]) -> Shapes:
             if value.name and value.shape is not None:
                 dims[value.name] = tuple(d if isinstance(d, int) else str(d) for d in value.shape)
             if value.name and value.dtype is not None:
-                types[value.name] = value.dtype.name.lower()
+                types[value.name] = type_name(value.dtype)
     return Shapes(dims, types)

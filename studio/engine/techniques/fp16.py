@@ -343,10 +343,10 @@ def _place_casts(
         for node in list(graph):
             wanted = set(_half_inputs(node)) if node in half else set()
             for position, source in enumerate(node.inputs):
-                if (
-                    value is not None
-                    and (target := _mismatch(value, shapes, half=position in wanted)) is not None
-                ):
+                if source is None:
+                    continue
+                target = _mismatch(source, shapes, half=position in wanted)
+                if target is not None:
                     node.replace_input_with(position, _cast(model, source, target, casts, types))
         for index, value in enumerate(graph.outputs):
             if value.dtype == ir.DataType.FLOAT16 and value.producer() in half and (keep_io or path):
