@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +80,24 @@ def nodes(model: Model) -> Iterator[ir.Node]:
     """Every node, those of subgraphs included."""
     for _path, graph in graphs(model):
         yield from graph
+
+
+def change_tensors(model: Model, change: Callable[[ir.TensorProtocol, str], ir.TensorProtocol]) -> None:
+    """Replace every stored tensor by change(tensor, name), in place: initializers and attributes, functions too."""
+    for graph in (*(g for _path, g in graphs(model)), *(f.graph for f in model.ir.functions.values())):
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                value.const_value = change(value.const_value, value.name or "")
+        for node in graph:
+            for name, attr in list(node.attributes.items()):
+                if attr.is_ref():
+                    continue
+                if attr.type == ir.AttributeType.TENSOR:
+                    tensor = attr.as_tensor()
+                    node.attributes[name] = ir.AttrTensor(name, change(tensor, tensor.name or ""))
+                elif attr.type == ir.AttributeType.TENSORS:
+                    changed = [change(t, t.name or "") for t in attr.as_tensors()]
+                    node.attributes[name] = ir.AttrTensors(name, changed)
 
 
 def is_constant_node(node: ir.Node | None) -> bool:
