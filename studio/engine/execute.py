@@ -28,13 +28,13 @@ Optimization: TypeAlias = Literal["off", "basic", "extended", "all"]
 
 # Protobuf ends at 2 GiB, and a model handed over as bytes is in memory twice while it loads.
 _MAX_INLINE_BYTES = 1_000_000_000
-_ERRORS_ONLY = 3
+_FATAL_ONLY = 4  # everything milder is raised, and told in words
 
 
 def options(
     *, threads: int = 0, optimize: Optimization = "all", spinning: bool = False, seed: int = 0
 ) -> ort.SessionOptions:
-    """Session options: intra-op threads (0 = one per core), graph optimization, errors only in the log."""
+    """Session options: intra-op threads (0 = one per core), graph optimization, a silent log."""
     import onnxruntime as ort
 
     levels = {
@@ -47,7 +47,7 @@ def options(
     chosen.intra_op_num_threads = threads
     chosen.inter_op_num_threads = 1
     chosen.graph_optimization_level = levels[optimize]
-    chosen.log_severity_level = _ERRORS_ONLY
+    chosen.log_severity_level = _FATAL_ONLY
     chosen.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     ort.set_seed(seed)
     return chosen
@@ -127,7 +127,7 @@ def _in_words(what: str) -> Iterator[None]:
 
 def _first_sentence(message: str) -> str:
     """The runtime's message without its error code prefix and source file, on one line."""
-    text = message.split(" : ")[-1] if message.startswith("[ONNXRuntimeError]") else message
+    text = message.rsplit(" : ", maxsplit=1)[-1] if message.startswith("[ONNXRuntimeError]") else message
     line = text.strip().splitlines()[0] if text.strip() else "no reason given"
     return line if len(line) <= 300 else f"{line[:300]}…"
 
