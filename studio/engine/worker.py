@@ -51,14 +51,16 @@ def _own_streams() -> tuple[IO[bytes], IO[bytes]]:
 
 
 def _listen(source: IO[bytes], asks: queue.SimpleQueue[t.Ask], cancelled: set[int]) -> None:
-    while (frame := read_frame(source)) is not None:
-        message: t.ToWorker = decode(frame, cast("type[t.ToWorker]", t.ToWorker))
-        match message:
-            case t.Ask() as ask:
-                asks.put(ask)
-            case t.Cancel(id=task_id):
-                cancelled.add(task_id)
-    os._exit(0)
+    try:
+        while (frame := read_frame(source)) is not None:
+            message: t.ToWorker = decode(frame, cast("type[t.ToWorker]", t.ToWorker))
+            match message:
+                case t.Ask() as ask:
+                    asks.put(ask)
+                case t.Cancel(id=task_id):
+                    cancelled.add(task_id)
+    finally:  # also when a frame cannot be read: a worker that hears nothing must not stay
+        os._exit(0)
 
 
 def _answer(ask: t.Ask, target: IO[bytes], cancelled: set[int]) -> t.Answer:

@@ -17,6 +17,8 @@ from studio.records.base import Record
 Slot: TypeAlias = Literal["prune", "factorize", "sparsify", "quantize", "train"]
 SLOTS: tuple[Slot, ...] = ("prune", "factorize", "sparsify", "train", "quantize")  # the order of a chain
 
+ShareKept: TypeAlias = Annotated[float, Meta(gt=0, le=1)]  # bounds belong to the number, not to "or None"
+
 
 class Settings(Record, frozen=True, kw_only=True, tag_field="technique"):
     """The root of all settings.
@@ -213,30 +215,24 @@ class PruneChannels(Settings, frozen=True, kw_only=True, tag="prune_channels"):
         ),
     ] = 0.5
     macs: Annotated[
-        float | None,
+        ShareKept | None,
         Meta(
-            gt=0,
-            le=1,
             title="MACs budget",
             description="Share of the model's multiply-accumulates to keep; spread over the groups by what they can spare.",
             extra_json_schema={"unit": "share"},
         ),
     ] = None
     params: Annotated[
-        float | None,
+        ShareKept | None,
         Meta(
-            gt=0,
-            le=1,
             title="Parameter budget",
             description="Share of the parameters to keep.",
             extra_json_schema={"unit": "share"},
         ),
     ] = None
     bytes: Annotated[
-        float | None,
+        ShareKept | None,
         Meta(
-            gt=0,
-            le=1,
             title="Size budget",
             description="Share of the weight bytes to keep.",
             extra_json_schema={"unit": "share"},
