@@ -20,6 +20,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 R = TypeVar("R")
 
 
+def replace(record: R, **changes: object) -> R:
+    """The record with some fields replaced."""
+    return msgspec.structs.replace(record, **changes)  # type: ignore[type-var]
+
+
 def encode(record: object) -> bytes:
     """A record as JSON bytes."""
     return msgspec.json.encode(record)
