@@ -15,10 +15,12 @@ from studio.engine.graph.model import (
     nodes,
     subgraphs,
     type_name,
+    type_of,
 )
 from studio.engine.graph.opset import raise_opset
 from studio.engine.graph.read import digest, file_bytes, load
-from studio.engine.graph.shapes import Shapes, dynamic_dimensions, infer_shapes
+from studio.engine.graph.shapes import Shapes, infer_shapes
+from studio.engine.graph.sizes import dynamic_dimensions, named_shape, real_inputs
 from studio.engine.graph.strip import strip
 from studio.engine.graph.write import save, to_bytes
 
@@ -35,12 +37,15 @@ __all__ = [
     "infer_shapes",
     "is_constant_node",
     "load",
+    "named_shape",
     "node_key",
     "nodes",
     "raise_opset",
+    "real_inputs",
     "save",
     "strip",
     "subgraphs",
     "to_bytes",
     "type_name",
+    "type_of",
 ]

@@ -42,6 +42,11 @@ def type_name(dtype: ir.DataType | None) -> str:
     return "" if dtype is None else _NUMPY_NAMES.get(dtype.name, dtype.name.lower())
 
 
+def type_of(name: str) -> ir.DataType:
+    """The element type that `type_name` calls so."""
+    return ir.DataType[next((own for own, numpy in _NUMPY_NAMES.items() if numpy == name), name.upper())]
+
+
 def copy(model: Model) -> Model:
     """The same model with nodes and values of its own; tensors are shared (they are immutable)."""
     return Model(model.ir.clone(), model.path)

@@ -1,56 +1,166 @@
-"""The shape and type of every value at chosen input sizes."""
+"""The shape and type of every value at chosen input sizes.
+
+The one thing to know: onnx infers on a copy without weights, so this costs little for any model.
+What it cannot infer (shapes that are computed, operators it does not know) is asked of onnxruntime,
+which runs the model once with a Shape node on every value in question.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import onnx
 import onnx_ir as ir
 
-from studio.engine.graph.model import Model, graphs, type_name
+from studio.engine.graph.measured import measured_shapes
+from studio.engine.graph.model import Model, graphs, subgraphs, type_name
+from studio.engine.graph.sizes import named_shape, real_inputs
+from studio.engine.graph.standins import use_stand_ins
+from studio.engine.graph.strip import strip
 
+T = TypeVar("T")
 Dims = tuple[int | str, ...]
+UNKNOWN = "?"
+# Inference reads the values of small tensors: shapes, axes, scales.
+_SMALL_BYTES = 8192
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """Shapes and types by value (or by name, for values of the main graph)."""
+    """Shapes and types of one model's values, by the value itself or by its name.
 
-    dims: Mapping[str, Dims] = field(default_factory=dict)
-    types: Mapping[str, str] = field(default_factory=dict)
+    A name finds the value of the main graph, or the first of that name in a subgraph; so the shapes
+    of a model also serve for its copies.
+    """
+
+    dims: Mapping[ir.Value, Dims] = field(default_factory=dict)
+    types: Mapping[ir.Value, str] = field(default_factory=dict)
+    dims_by_name: Mapping[str, Dims] = field(default_factory=dict)
+    types_by_name: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, value: ir.Value | str | None) -> Dims | None:
-        """The shape of a value: sizes, or texts where a dimension stays unknown; None when nothing is known."""
-        name = value if isinstance(value, str) else value.name if value is not None else None
-        return None if not name else self.dims.get(name)
+        """The shape of a value: sizes, '?' for a dimension that stays unknown; None when nothing is known."""
+        if isinstance(value, ir.Value):
+            return self.dims.get(value) or self.dims_by_name.get(value.name or "")
+        return self.dims_by_name.get(value or "")
 
     def dtype(self, value: ir.Value | str | None) -> str | None:
-        """The element type of a value in lower case ('float32'); None when not known."""
-        name = value if isinstance(value, str) else value.name if value is not None else None
-        return None if not name else self.types.get(name)
+        """The element type of a value as numpy calls it ('float32'); None when not known."""
+        if isinstance(value, ir.Value):
+            return self.types.get(value) or self.types_by_name.get(value.name or "")
+        return self.types_by_name.get(value or "")
 
 
-def dynamic_dimensions(model: Model) -> dict[str, int]:
-    """The dynamic dimensions of the inputs by name, each with a chosen size."""
-    return {str(d): 1 for v in model.graph.inputs for d in (v.shape or ()) if not isinstance(d, int)}
+def infer_shapes(model: Model, input_sizes: Mapping[str, int], *, run: bool = True) -> Shapes:
+    """Shapes and types at the given sizes of the inputs' dynamic dimensions.
+
+    Args:
+        model: left as it is.
+        input_sizes: by dimension name, see `dynamic_dimensions`.
+        run: ask onnxruntime where inference does not know.
+    """
+    dims, types = _inferred(model, input_sizes)
+    _declared(model, input_sizes, dims, types)
+    if run:
+        for _path, graph in graphs(model):
+            unknown = [v for n in graph for v in n.outputs if v.name and not _is_known(dims.get(v))]
+            if unknown:
+                dims.update(measured_shapes(model, graph, unknown, dims, types))
+    return Shapes(dims, types, _by_name(model, dims), _by_name(model, types))
 
 
-def infer_shapes(model: Model, input_sizes: Mapping[str, int]) -> Shapes:
-    """Shapes at the given sizes of the dynamic dimensions."""
-    proto = ir.to_proto(model.ir)
-    for value in proto.graph.input:
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param in input_sizes:
-                dim.dim_value = input_sizes[dim.dim_param]
-    inferred = ir.from_proto(onnx.shape_inference.infer_shapes(proto, data_prop=True))
-    dims: dict[str, Dims] = {}
-    types: dict[str, str] = {}
-    for _path, graph in graphs(Model(inferred)):
-        values = [*graph.inputs, *graph.initializers.values(), *(v for n in graph for v in n.outputs)]
-        for value in values:
-            if value.name and value.shape is not None:
-                dims[value.name] = tuple(d if isinstance(d, int) else str(d) for d in value.shape)
-            if value.name and value.dtype is not None:
-                types[value.name] = type_name(value.dtype)
-    return Shapes(dims, types)
+def _is_known(dims: Dims | None) -> bool:
+    return dims is not None and all(isinstance(d, int) for d in dims)
+
+
+def _inferred(
+    model: Model, input_sizes: Mapping[str, int]
+) -> tuple[dict[ir.Value, Dims], dict[ir.Value, str]]:
+    """What onnx infers from the inputs alone; declared shapes are of other input sizes perhaps."""
+    bare = strip(model, keep_below=_SMALL_BYTES)
+    for value in real_inputs(bare):
+        value.shape = _chosen(value, input_sizes)
+    for _path, graph in graphs(bare):
+        for node in graph:
+            for value in node.outputs:
+                value.shape = None
+    use_stand_ins(bare)
+    proto = _infer(ir.to_proto(bare.ir))
+    dims: dict[ir.Value, Dims] = {}
+    types: dict[ir.Value, str] = {}
+    for graph, inferred in _side_by_side(model.graph, proto.graph):
+        found = {info.name: info.type for info in (*inferred.value_info, *inferred.input, *inferred.output)}
+        for value in _values(graph):
+            kind = found.get(value.name or "")
+            if value.const_value is not None and value.is_initializer():
+                dims[value] = tuple(int(d) for d in value.const_value.shape.numpy())
+                types[value] = type_name(value.const_value.dtype)
+            elif kind is not None and kind.WhichOneof("value") == "tensor_type":
+                tensor = kind.tensor_type
+                if tensor.elem_type:
+                    types[value] = type_name(ir.DataType(tensor.elem_type))
+                if tensor.HasField("shape"):
+                    dims[value] = tuple(
+                        d.dim_value if d.HasField("dim_value") else UNKNOWN for d in tensor.shape.dim
+                    )
+    return dims, types
+
+
+def _infer(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Inferred as far as onnx gets; the model as it is where it stumbles."""
+    for data_prop in (True, False):
+        try:
+            return onnx.shape_inference.infer_shapes(
+                proto, check_type=False, strict_mode=False, data_prop=data_prop
+            )
+        except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+            continue
+    return proto
+
+
+def _chosen(value: ir.Value, input_sizes: Mapping[str, int]) -> ir.Shape | None:
+    shape = named_shape(value)
+    if shape is None:
+        return None
+    return ir.Shape([input_sizes.get(d) if isinstance(d, str) else d for d in shape])
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in graph:
+        yield from node.outputs
+
+
+def _side_by_side(graph: ir.Graph, proto: onnx.GraphProto) -> Iterator[tuple[ir.Graph, onnx.GraphProto]]:
+    """A graph and its subgraphs, each with its own inferred form."""
+    yield graph, proto
+    for node, inferred in zip(graph, proto.node, strict=False):
+        inner = [g for a in inferred.attribute for g in (*((a.g,) if a.HasField("g") else ()), *a.graphs)]
+        for (_name, mine), theirs in zip(subgraphs(node), inner, strict=False):
+            yield from _side_by_side(mine, theirs)
+
+
+def _declared(
+    model: Model, input_sizes: Mapping[str, int], dims: dict[ir.Value, Dims], types: dict[ir.Value, str]
+) -> None:
+    """Fill in what the file itself says where inference says nothing."""
+    for _path, graph in graphs(model):
+        for value in _values(graph):
+            if value not in types and value.dtype is not None:
+                types[value] = type_name(value.dtype)
+            if value not in dims and value.shape is not None:
+                dims[value] = tuple(
+                    d if isinstance(d, int) else input_sizes.get(str(d.value), UNKNOWN) for d in value.shape
+                )
+
+
+def _by_name(model: Model, found: Mapping[ir.Value, T]) -> dict[str, T]:
+    names: dict[str, T] = {}
+    for _path, graph in graphs(model):
+        for value in _values(graph):
+            if value.name and value in found:
+                names.setdefault(value.name, found[value])
+    return names
