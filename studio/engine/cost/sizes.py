@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import onnx_ir as ir
 
 from studio.engine.cost.rules import graph_macs
-from studio.engine.graph import Model, Shapes, constant, graphs, holder, is_constant_node, subgraphs
+from studio.engine.graph import Model, Shapes, constant, graphs, holder, is_constant_node, subgraphs, type_of
 from studio.records.model import Cost
 
 # Integers of these types are sizes, axes and indices, unless a quantized operator reads them.
@@ -71,7 +71,7 @@ def activation_bytes(node: ir.Node, shapes: Shapes) -> int | None:
 
 
 def _bits(dtype: str) -> int:
-    kind = ir.DataType[dtype.upper()]
+    kind = type_of(dtype)
     return 0 if kind == ir.DataType.STRING else kind.bitwidth
 
 

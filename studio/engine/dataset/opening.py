@@ -13,7 +13,7 @@ from studio.engine.dataset.core import Dataset, Source, draw
 from studio.engine.dataset.images import IMAGE_SUFFIXES, open_images
 from studio.engine.dataset.made_up import Range, input_ranges, make_up
 from studio.engine.dataset.tables import open_table
-from studio.engine.graph import Model
+from studio.engine.graph import Model, type_name
 from studio.records.measure import DataSpec
 from studio.records.model import TensorInfo
 
@@ -71,7 +71,7 @@ def model_inputs(model: Model) -> tuple[TensorInfo, ...]:
     return tuple(
         TensorInfo(
             name=value.name or "",
-            dtype=value.dtype.name.lower() if value.dtype is not None else "",
+            dtype=type_name(value.dtype),
             shape=None if value.shape is None else tuple(_dimension(d) for d in value.shape),
         )
         for value in model.graph.inputs

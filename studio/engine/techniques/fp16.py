@@ -24,7 +24,7 @@ from studio.base.progress import Progress
 from studio.base.units import change
 from studio.engine import edit, execute
 from studio.engine.cost import model_cost, tensor_bytes
-from studio.engine.graph import Model, Shapes, constant, copy, graphs, holder, node_key, subgraphs
+from studio.engine.graph import Model, Shapes, constant, copy, graphs, holder, node_key, subgraphs, type_name
 from studio.engine.layers import Listing
 from studio.engine.techniques.contract import Context
 from studio.records.model import Cost, Layer
@@ -232,8 +232,9 @@ def _convert(
     refused = {layer.key for layer in listing.layers} - set(keys)
     whole = bool(chosen) and {layer.name for layer in listing.layers} <= set(chosen) | excluded
     half = _half_nodes(model, listing.shapes, set(keys), refused, settings, hot, whole=whole)
-    types = dict(listing.shapes.types)
-    result = _Conversion(model, Shapes(listing.shapes.dims, types))
+    types = dict(listing.shapes.types_by_name)
+    shapes = Shapes(dims_by_name=dict(listing.shapes.dims_by_name), types_by_name=types)
+    result = _Conversion(model, shapes)
     _store_constants(model, half, keys, result)
     _place_casts(model, half, listing.shapes, types, keep_io=settings.keep_io or not whole)
     return result
@@ -262,7 +263,7 @@ def _half_nodes(
                 half.add(node)
             elif key in refused or not _may_be_half(node) or _kept(settings, node.name or "", node.op_type):
                 continue
-            elif not (hot & {v.name for v in (*node.inputs, *node.outputs) if v is not None}):
+            elif _fits(node) and not (hot & {v.name for v in (*node.inputs, *node.outputs) if v is not None}):
                 floats = [
                     v.producer() in half
                     for i in _half_inputs(node)
@@ -273,6 +274,25 @@ def _half_nodes(
                 if floats and (whole or all(floats)):
                     half.add(node)
     return half
+
+
+def _fits(node: ir.Node) -> bool:
+    """Whether a weightless node's constants survive the half range.
+
+    Bounds and attention masks do when they are limited to ±65504; a large variance or factor does not.
+    """
+    for value in node.inputs:
+        tensor = constant(value)
+        if tensor is None or tensor.dtype != ir.DataType.FLOAT or not tensor.size or not _exceeds(tensor):
+            continue
+        bound = node.op_type in {"Clip", "Max", "Min"}
+        mask = (
+            node.op_type in {"Add", "Where", "Mul", "Pad", "Expand"}
+            and float(tensor.numpy().max()) <= LARGEST
+        )
+        if not bound and not mask:
+            return False
+    return True
 
 
 def _users(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
@@ -397,7 +417,7 @@ def _cast(
         )
         result = node.outputs[0]
         result.shape = value.shape
-        types[result.name or ""] = target.name.lower()
+        types[result.name or ""] = type_name(target)
         producer = value.producer()
         if producer is not None:
             edit.owner(producer).insert_after(producer, node)
