@@ -130,7 +130,9 @@ def export(model: nn.Module, path: Path) -> None:
 
 def main() -> None:
     """Train, export, and write the two data sets."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "resources" / "sample")
     parser.add_argument("--epochs", type=int, default=8)
@@ -148,7 +150,12 @@ def main() -> None:
     model.eval()
     with torch.no_grad():
         hits = sum(
-            int((model(torch.from_numpy(test_images[i : i + 500])).argmax(1).numpy() == test_labels[i : i + 500]).sum())
+            int(
+                (
+                    model(torch.from_numpy(test_images[i : i + 500])).argmax(1).numpy()
+                    == test_labels[i : i + 500]
+                ).sum()
+            )
             for i in range(0, len(test_images), 500)
         )
     print(f"test accuracy {hits / len(test_images):.4f} (n = {len(test_images)})")  # noqa: T201

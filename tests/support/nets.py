@@ -70,11 +70,21 @@ def cnn(*, constants: bool = False, opset: int = 17) -> onnx.ModelProto:
     net = Net(1, constants=constants)
     x = net.add("Conv", ["image", net.weight("w0", 16, 3, 3, 3), net.weight("b0", 16)], "stem", pads=[1] * 4)
     x = net.add("Relu", [x], "stem_relu")
-    y = net.add("Conv", [x, net.weight("w1", 16, 1, 3, 3), net.weight("b1", 16)], "depth", group=16, pads=[1] * 4)
-    y = net.add("Clip", [y, net.constant("zero", np.float32(0)), net.constant("six", np.float32(6))], "depth_relu6")
+    y = net.add(
+        "Conv", [x, net.weight("w1", 16, 1, 3, 3), net.weight("b1", 16)], "depth", group=16, pads=[1] * 4
+    )
+    y = net.add(
+        "Clip", [y, net.constant("zero", np.float32(0)), net.constant("six", np.float32(6))], "depth_relu6"
+    )
     y = net.add("Conv", [y, net.weight("w2", 16, 16, 1, 1), net.weight("b2", 16)], "point")
     x = net.add("Add", [x, y], "sum")
-    x = net.add("Conv", [x, net.weight("w3", 32, 16, 3, 3), net.weight("b3", 32)], "down", strides=[2, 2], pads=[1] * 4)
+    x = net.add(
+        "Conv",
+        [x, net.weight("w3", 32, 16, 3, 3), net.weight("b3", 32)],
+        "down",
+        strides=[2, 2],
+        pads=[1] * 4,
+    )
     x = net.add("Relu", [x], "down_relu")
     x = net.add("GlobalAveragePool", [x], "pooled")
     x = net.add("Flatten", [x], "flat")
@@ -90,14 +100,28 @@ def transformer(*, constants: bool = False) -> onnx.ModelProto:
     x = net.add("Gather", [net.weight("embedding", 64, d), "ids"], "embedded")
     q, k, v = (net.add("MatMul", [x, net.weight(f"w{n}", d, d)], n) for n in ("query", "key", "value"))
     kt = net.add("Transpose", [k], "key_t", perm=[0, 2, 1])
-    scores = net.add("Mul", [net.add("MatMul", [q, kt], "dot"), net.constant("scale", np.float32(d**-0.5))], "scores")
+    scores = net.add(
+        "Mul", [net.add("MatMul", [q, kt], "dot"), net.constant("scale", np.float32(d**-0.5))], "scores"
+    )
     mixed = net.add("MatMul", [net.add("Softmax", [scores], "attention", axis=-1), v], "mixed")
     x = net.add("Add", [x, net.add("MatMul", [mixed, net.weight("wo", d, d)], "projected")], "residual")
     x = net.add("LayerNormalization", [x, net.constant("gain", np.ones(d, np.float32))], "normed", axis=-1)
-    h = net.add("Relu", [net.add("Add", [net.add("MatMul", [x, net.weight("w1", d, 4 * d)], "up"), net.weight("b1", 4 * d)], "up_b")], "hidden")
+    h = net.add(
+        "Relu",
+        [
+            net.add(
+                "Add",
+                [net.add("MatMul", [x, net.weight("w1", d, 4 * d)], "up"), net.weight("b1", 4 * d)],
+                "up_b",
+            )
+        ],
+        "hidden",
+    )
     x = net.add("Add", [x, net.add("MatMul", [h, net.weight("w2", 4 * d, d)], "down")], "residual2")
     net.add("MatMul", [x, net.weight("head", d, 32)], "logits")
-    return net.build({"ids": (TensorProto.INT64, ["N", "T"])}, {"logits": (TensorProto.FLOAT, ["N", "T", 32])})
+    return net.build(
+        {"ids": (TensorProto.INT64, ["N", "T"])}, {"logits": (TensorProto.FLOAT, ["N", "T", 32])}
+    )
 
 
 def recurrent() -> onnx.ModelProto:
@@ -106,7 +130,12 @@ def recurrent() -> onnx.ModelProto:
     net.nodes.append(
         helper.make_node(
             "LSTM",
-            ["x", net.weight("w", 1, 4 * hidden, 8), net.weight("r", 1, 4 * hidden, hidden), net.weight("b", 1, 8 * hidden)],
+            [
+                "x",
+                net.weight("w", 1, 4 * hidden, 8),
+                net.weight("r", 1, 4 * hidden, hidden),
+                net.weight("b", 1, 8 * hidden),
+            ],
             ["states", "last_h", "last_c"],
             name="lstm",
             hidden_size=hidden,

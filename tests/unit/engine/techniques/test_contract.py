@@ -116,7 +116,10 @@ def test_the_result_passes_the_checker_and_runs(
     before = bytes_of(listing.model)
     treated: list[str] = []
     noting = Context(
-        calibration=context.calibration, threads=1, agreed=True, treated=lambda _m, layer, _w: treated.append(layer)
+        calibration=context.calibration,
+        threads=1,
+        agreed=True,
+        treated=lambda _m, layer, _w: treated.append(layer),
     )
     result = find(settings).apply(listing, plan, noting)
     assert bytes_of(listing.model) == before, "the given model was changed"
@@ -154,7 +157,12 @@ def test_a_layer_that_was_not_chosen_is_untouched_bit_for_bit(
     listing: Listing, settings: steps.AnySettings, context: Context
 ) -> None:
     alone = next(
-        (p for layer in listing.layers if (p := plan_step(listing, _step(settings, layer.name), context)).actions), None
+        (
+            p
+            for layer in listing.layers
+            if (p := plan_step(listing, _step(settings, layer.name), context)).actions
+        ),
+        None,
     )
     if alone is None or settings.slot == "prune":  # pruning narrows its neighbours, as its plan says
         return
@@ -204,7 +212,9 @@ def _ticks(listing: Listing, settings: steps.AnySettings, context: Context) -> i
         asked += 1
         return False
 
-    counting = Context(progress=Progress(cancelled=count), calibration=context.calibration, threads=1, agreed=True)
+    counting = Context(
+        progress=Progress(cancelled=count), calibration=context.calibration, threads=1, agreed=True
+    )
     plan = plan_step(listing, steps.Step(settings=settings), context)
     find(settings).apply(listing, plan, counting)
     assert asked, "a technique that never ticks cannot be cancelled"
