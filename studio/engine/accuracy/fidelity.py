@@ -1,0 +1,119 @@
+"""How far outputs are from the reference's, batch by batch; nothing is held but sums.
+
+SQNR  = 10·log10(Σ r² / Σ (r − y)²)                over all float outputs, in dB
+KL    = mean over rows of Σ p·(log p − log q)      p from r, q from y, in nats
+cosine = mean over samples of r·y / (|r|·|y|)      of output 0
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import special
+
+from studio.base.errors import StudioError
+from studio.base.units import shape as shape_text
+from studio.engine.accuracy.kinds import Array, Kind, rows_of
+from studio.records.measure import OutputError
+
+# Stands for equal outputs; a finite figure survives every file format.
+EQUAL_DB = 200.0
+_SMALLEST_PROBABILITY = 1e-12
+
+
+class Fidelity:
+    """Sums over batches of reference outputs r and outputs y.
+
+    Args:
+        kind: what output 0 is; decides whether there are KL and agreement.
+    """
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+        self._signal = self._noise = self._largest = 0.0
+        self._divergence = self._cosines = 0.0
+        self._rows = self._same = self._vectors = self._samples = 0
+
+    def add(self, reference: Sequence[Array], outputs: Sequence[Array], samples: int) -> None:
+        """Take in one batch.
+
+        Raises:
+            StudioError: the outputs have other shapes than the reference's.
+        """
+        for r, y in zip(reference, outputs, strict=True):
+            if r.shape != y.shape:
+                raise StudioError(
+                    "The two models cannot be compared",
+                    f"an output has shape {shape_text(y.shape)}, the reference's {shape_text(r.shape)}",
+                )
+            if r.dtype.kind == "f":
+                self._add_noise(np.asarray(r, np.float64), np.asarray(y, np.float64))
+        self._samples += samples
+        if not reference or reference[0].dtype.kind != "f" or reference[0].size == 0:
+            return
+        r, y = np.asarray(reference[0], np.float64), np.asarray(outputs[0], np.float64)
+        self._add_cosines(r, y, samples)
+        if self.kind != "plain":
+            self._add_distributions(r, y)
+
+    def _add_noise(self, r: Array, y: Array) -> None:
+        with np.errstate(invalid="ignore"):
+            difference = np.where(r == y, 0.0, r - y)  # equal infinities differ by nothing
+        self._signal += float(np.square(r[np.isfinite(r)]).sum())
+        self._noise += float(np.square(difference).sum())
+        if difference.size:
+            self._largest = max(self._largest, float(np.abs(np.nan_to_num(difference, nan=np.inf)).max()))
+
+    def _add_cosines(self, r: Array, y: Array, samples: int) -> None:
+        count = samples if r.ndim and r.shape[0] == samples else 1
+        a, b = r.reshape(count, -1), y.reshape(count, -1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+            cosines = np.where(lengths > 0, (a * b).sum(axis=1) / lengths, (a == b).all(axis=1).astype(float))
+        self._cosines += float(np.nan_to_num(cosines).sum())
+        self._vectors += count
+
+    def _add_distributions(self, r: Array, y: Array) -> None:
+        p, q = log_probabilities(r, self.kind), log_probabilities(y, self.kind)
+        self._rows += len(p)
+        self._same += int((p.argmax(axis=1) == q.argmax(axis=1)).sum())
+        self._divergence += float((np.exp(p) * (p - q)).sum())
+
+    def result(self) -> OutputError:
+        """The figures over everything taken in; a sum that is not finite counts as the worst there is."""
+        rows = self._rows or None
+        return OutputError(
+            sqnr_db=_decibels(self._signal, self._noise),
+            kl=_finite(self._divergence / rows) if rows else None,
+            cosine=self._cosines / self._vectors if self._vectors else None,
+            agreement=self._same / rows if rows else None,
+            max_abs=_finite(self._largest),
+            samples=self._samples,
+        )
+
+
+def log_probabilities(values: Array, kind: Kind) -> Array:
+    """Rows of log probabilities (rows, C): softmax of logits; a binary probability has two classes."""
+    if kind == "logits":
+        return np.asarray(special.log_softmax(np.nan_to_num(rows_of(values)), axis=1))
+    if kind == "binary":
+        positive = values.reshape(-1)
+        rows = np.stack([1 - positive, positive], axis=1)
+    else:
+        rows = rows_of(values)
+    logs: Array = np.log(np.clip(np.nan_to_num(rows), _SMALLEST_PROBABILITY, None))
+    return logs
+
+
+def _decibels(signal: float, noise: float) -> float:
+    if noise == 0:
+        return EQUAL_DB
+    if not math.isfinite(noise) or signal == 0:
+        return -EQUAL_DB
+    return float(np.clip(10 * math.log10(signal / noise), -EQUAL_DB, EQUAL_DB))
+
+
+def _finite(value: float) -> float:
+    return value if math.isfinite(value) else float(np.finfo(np.float32).max)
