@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Array: TypeAlias = npt.NDArray[Any]
 Optimization: TypeAlias = Literal["off", "basic", "extended", "all"]
 
+_FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 # Protobuf ends at 2 GiB, and a model handed over as bytes is in memory twice while it loads.
 _MAX_INLINE_BYTES = 1_000_000_000
 _FATAL_ONLY = 4  # everything milder is raised, and told in words
@@ -141,7 +142,22 @@ def run(
         StudioError: the feed does not fit, or an operator failed.
     """
     with _in_words("onnxruntime cannot run this model"):
-        return list(sess.run(names, dict(feed)))
+        return list(sess.run(names, fitted(sess, feed)))
+
+
+def fitted(sess: ort.InferenceSession, feed: Mapping[str, Array]) -> dict[str, Array]:
+    """The feed with float inputs in the session's precision, and without inputs that it does not have.
+
+    So two models of different precision take the same samples.
+    """
+    ready = {}
+    for node in sess.get_inputs():
+        if node.name in feed:
+            array, kind = feed[node.name], _FLOATS.get(node.type)
+            ready[node.name] = (
+                array if kind is None or array.dtype.kind != "f" else array.astype(kind, copy=False)
+            )
+    return ready
 
 
 def outputs(
