@@ -79,6 +79,7 @@ def add_constant(
     model: Model, graph: ir.Graph, name: str, data: np.ndarray[Any, Any] | ir.TensorProtocol
 ) -> ir.Value:
     """A new initializer of `graph`; its name starts with `name`."""
+    _leave_old_ir(model)
     tensor = as_tensor(data)
     full = fresh_name(model, name)
     value = ir.Value(
@@ -88,6 +89,14 @@ def add_constant(
         tensor.name = full
     graph.register_initializer(value)
     return value
+
+
+def _leave_old_ir(model: Model) -> None:
+    """Before IR version 4 every initializer had to be an input, too; from then on it should not be one."""
+    if (model.ir.ir_version or 0) < 4:
+        model.ir.ir_version = 4
+        for value in [v for v in model.graph.inputs if v.is_initializer()]:
+            model.graph.inputs.remove(value)
 
 
 def make_node(
@@ -232,9 +241,10 @@ def remove_dead(model: Model) -> None:
     for _path, graph in list(graphs(model)):
         _remove_dead_nodes(graph)
     for _path, graph in list(graphs(model)):
-        inputs = set(graph.inputs)
         for name, value in list(graph.initializers.items()):
-            if value not in inputs and not value.uses() and not value.is_graph_output():
+            if not value.uses() and not value.is_graph_output():
+                if value.is_graph_input():
+                    graph.inputs.remove(value)
                 del graph.initializers[name]
     _remove_dead_functions(model)
 

@@ -57,7 +57,7 @@ def measured_shapes(
     del proto.input[:], proto.output[:]
     for value in inputs:
         kind, shape = type_of(types[value]).value, feed[value.name or ""].shape
-        proto.input.append(onnx.helper.make_tensor_value_info(value.name, kind, shape))
+        proto.input.append(onnx.helper.make_tensor_value_info(value.name or "", kind, shape))
     for value in constants:
         proto.initializer.append(_as_initializer(value))
     names = [f"{v.name}{_SUFFIX}" for v in wanted]

@@ -1,0 +1,409 @@
+"""Finding the layers of a model: every node that owns weights, as one layer with all that belongs to it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import msgspec
+import onnx_ir as ir
+
+from studio.engine.cost import activation_bytes, constant_cost, macs, model_cost
+from studio.engine.graph import (
+    Model,
+    Shapes,
+    constant,
+    dynamic_dimensions,
+    graphs,
+    holder,
+    infer_shapes,
+    named_shape,
+    node_key,
+    real_inputs,
+    type_name,
+)
+from studio.engine.layers.forms import Activations, Form, form_of
+from studio.engine.layers.precision import precision
+from studio.engine.layers.weights import Source, source
+from studio.records.model import Cost, Layer, TensorInfo
+
+_FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
+# Where the automatic sizes do not fit a model, these multiples of them may.
+_OTHER_SIZES = (2, 4, 8, 0.5, 0.25)
+
+
+@dataclass(frozen=True)
+class LayerNode:
+    """A layer together with the graph objects that it is made of.
+
+    Attributes:
+        record: what the front sees.
+        node: the main node.
+        weight: the value that holds the main weight: an initializer or a Constant's output. It may
+            lie in a graph around the node's.
+        bias: likewise; None without one.
+        out_axis / in_axis: of the weight as stored; None where it has none (packed forms, reshaped weights).
+        quantized: the weights are stored as integers.
+        path: of its graph, '' for the main one.
+        position: which input of the node takes the main weight.
+        weights: all weight matrices (an LSTM has two), the main one first.
+        constants: everything stored that belongs to the layer, bias, scales and zero points included.
+        between: nodes between the stored weight and the main node, the nearest to the node first.
+        perm: axis of the stored weight for every axis that the node sees; None = as stored.
+        zero_point: of quantized weights; None without one.
+    """
+
+    record: Layer
+    node: ir.Node
+    weight: ir.Value
+    bias: ir.Value | None = None
+    out_axis: int | None = None
+    in_axis: int | None = None
+    quantized: bool = False
+    path: str = ""
+    position: int = 1
+    weights: tuple[ir.Value, ...] = ()
+    constants: tuple[ir.Value, ...] = ()
+    between: tuple[ir.Node, ...] = ()
+    perm: tuple[int, ...] | None = None
+    zero_point: ir.Value | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A model with its layers and costs at chosen input sizes.
+
+    Attributes:
+        layers: in graph order, those of subgraphs after their holder's graph.
+        nodes: by layer name.
+        cost: of the whole model, weights outside layers included.
+        input_sizes: the size chosen for every dynamic dimension, by name.
+        inputs / outputs: those that a caller feeds and gets; old models name their weights among the inputs, too.
+    """
+
+    model: Model
+    shapes: Shapes
+    layers: tuple[Layer, ...]
+    nodes: Mapping[str, LayerNode]
+    cost: Cost
+    input_sizes: Mapping[str, int] = field(default_factory=dict)
+    inputs: tuple[TensorInfo, ...] = ()
+    outputs: tuple[TensorInfo, ...] = ()
+
+
+def list_layers(model: Model, input_sizes: Mapping[str, int] | None = None) -> Listing:
+    """Find the layers of a model and what they cost.
+
+    Args:
+        model: left as it is.
+        input_sizes: of dynamic dimensions by name; those not named get a likely size.
+    """
+    sizes, shapes = _sizes_and_shapes(model, input_sizes or {})
+    found = list(_find(model, shapes))
+    cost = model_cost(model, shapes)
+    found = _with_shares(_charged_once(found), cost)
+    return Listing(
+        model=model,
+        shapes=shapes,
+        layers=tuple(layer.record for layer in found),
+        nodes={layer.record.name: layer for layer in found},
+        cost=cost,
+        input_sizes=sizes,
+        inputs=tuple(tensor_info(v) for v in real_inputs(model)),
+        outputs=tuple(tensor_info(v) for v in model.graph.outputs),
+    )
+
+
+def tensor_info(value: ir.Value) -> TensorInfo:
+    """A graph input or output as the front sees it; every dynamic dimension has a name."""
+    return TensorInfo(name=value.name or "", dtype=type_name(value.dtype), shape=named_shape(value))
+
+
+def _sizes_and_shapes(model: Model, given: Mapping[str, int]) -> tuple[dict[str, int], Shapes]:
+    """The chosen sizes and the shapes there; where nobody chose, sizes are tried until the model fits them."""
+    likely = dynamic_dimensions(model)
+    sizes = {**likely, **{name: size for name, size in given.items() if name in likely}}
+    shapes = infer_shapes(model, sizes)
+    free = [name for name in likely if name not in given and likely[name] > 1]
+    unknown = _unknown(model, shapes)
+    for factor in _OTHER_SIZES if free and unknown else ():
+        tried = {**sizes, **{name: max(1, int(likely[name] * factor)) for name in free}}
+        shapes_there = infer_shapes(model, tried)
+        if (left := _unknown(model, shapes_there)) < unknown:
+            sizes, shapes, unknown = tried, shapes_there, left
+        if not unknown:
+            break
+    return sizes, shapes
+
+
+def _unknown(model: Model, shapes: Shapes) -> int:
+    """How many values of operators that own weights have no known shape."""
+    count = 0
+    for _path, graph in graphs(model):
+        for node in graph:
+            if form_of(node) is not None:
+                dims = shapes.of(node.outputs[0])
+                count += dims is None or not all(isinstance(d, int) for d in dims)
+    return count
+
+
+# ------------------------------------------------------------------ one node
+
+
+def _find(model: Model, shapes: Shapes) -> Iterator[LayerNode]:
+    taken: set[str] = set()
+    for path, graph in graphs(model):
+        named = Counter(n.name for n in graph if n.name)
+        for node in graph:
+            form = form_of(node)
+            layer = None if form is None else _layer(node, form, path, shapes)
+            if layer is None:
+                continue
+            own = node.name if node.name and named[node.name] == 1 else node_key(node)
+            name = base = "/".join(filter(None, (path, own)))
+            number = 1
+            while name in taken:
+                number += 1
+                name = f"{base}#{number}"
+            taken.add(name)
+            yield replace(layer, record=msgspec.structs.replace(layer.record, name=name))
+
+
+def _layer(node: ir.Node, form: Form, path: str, shapes: Shapes) -> LayerNode | None:
+    """The node as a layer, named later; None when its weights are no constants."""
+    position, main = _main_weight(node, form)
+    if main is None or not _is_weight(form, main):
+        return None
+    tensor = constant(main.value)
+    assert tensor is not None
+    others = [s for p in form.weights[1:] if (s := source(_input(node, p))) is not None]
+    bias = None if form.bias is None else source(_input(node, form.bias))
+    around = _around(node, form)
+    parts = [v for p in form.parts if (v := holder(_input(node, p))) is not None]
+    constants = _unique(
+        main.value, *main.parts, *(v for s in others for v in (s.value, *s.parts)),
+        *((bias.value, *bias.parts) if bias is not None else ()), *parts, *_scales_after(around.after),
+    )  # fmt: skip
+    stored = tuple(int(d) for d in tensor.shape.numpy())
+    bits = node.attributes[form.bits].as_int() if form.bits and form.bits in node.attributes else 0
+    out_axis, in_axis = _axes(node, form, position, main, len(stored))
+    activations: Activations = form.activations if form.activations != "float" else around.activations
+    integers = tensor.dtype not in _FLOATS and not type_name(tensor.dtype).startswith("float")
+    belonging = (
+        node,
+        *main.between,
+        *(n for s in others for n in s.between),
+        *(bias.between if bias else ()),
+        *around.nodes,
+    )
+    record = Layer(
+        name="",
+        key=node_key(node),
+        op=form.op,
+        operators=tuple(dict.fromkeys(n.op_type for n in belonging)),
+        nodes=tuple(dict.fromkeys(node_key(n) for n in belonging)),
+        weight=main.value.name or "",
+        weight_shape=_float_shape(node, form, stored),
+        dtype=type_name(tensor.dtype),
+        precision=precision(type_name(tensor.dtype), bits, activations, fake=main.fake_quantized),
+        cost=constant_cost(constants)
+        + Cost(macs=macs(node, shapes), activation_bytes=activation_bytes(node, shapes)),
+        share=0.0,
+        untreatable=_untreatable(main, tensor),
+        attributes=tuple((name, _words(attr)) for name, attr in node.attributes.items()),
+        input_shape=shapes.of(_input(node, 0 if position else 1)),
+        output_shape=shapes.of(node.outputs[0]),
+    )
+    return LayerNode(
+        record=record,
+        node=node,
+        weight=main.value,
+        bias=None if bias is None else bias.value,
+        out_axis=out_axis,
+        in_axis=in_axis,
+        quantized=integers,
+        path=path,
+        position=position,
+        weights=(main.value, *(s.value for s in others)),
+        constants=constants,
+        between=main.between,
+        perm=main.perm,
+        zero_point=_zero_point(node, main),
+    )
+
+
+def _input(node: ir.Node, position: int) -> ir.Value | None:
+    return node.inputs[position] if position < len(node.inputs) else None
+
+
+def _unique(*values: ir.Value) -> tuple[ir.Value, ...]:
+    return tuple({id(v): v for v in values}.values())
+
+
+def _main_weight(node: ir.Node, form: Form) -> tuple[int, Source | None]:
+    """Which input takes the main weight, and where that lies."""
+    position = form.weights[0]
+    main = source(_input(node, position))
+    if not form.either:
+        return position, main
+    left = source(_input(node, 0))
+    if main is not None:
+        return (1, None) if left is not None else (1, main)  # two constants: a constant, no layer
+    return 0, left
+
+
+def _is_weight(form: Form, main: Source) -> bool:
+    """Tables of sizes and indices are gathered from, too; only tables of numbers are embeddings."""
+    tensor = constant(main.value)
+    if tensor is None or tensor.dtype == ir.DataType.STRING:
+        return False
+    if form.op == "Gather" and not form.bits:
+        return len(tensor.shape) >= 2 and (tensor.dtype in _FLOATS or main.dequantized)
+    return len(tensor.shape) >= 1 and tensor.dtype not in {ir.DataType.INT64, ir.DataType.BOOL}
+
+
+def _axes(node: ir.Node, form: Form, position: int, main: Source, rank: int) -> tuple[int | None, int | None]:
+    """(out, in) axes of the stored weight."""
+    if main.computed:
+        return None, None
+    seen = len(main.perm) if main.perm is not None else rank
+    out, into = form.axes(node, seen)
+    if form.either and position == 0:  # weight × activations: rows are outputs
+        flipped = node.attributes.get("transA")
+        out, into = (seen - 2, seen - 1) if seen >= 2 else (None, 0)
+        if flipped is not None and flipped.value:
+            out, into = into, out
+    if main.perm is not None:
+        out = None if out is None else main.perm[out]
+        into = None if into is None else main.perm[into]
+    return out, into
+
+
+def _float_shape(node: ir.Node, form: Form, stored: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the weight's float form: packed forms know it from attributes."""
+    if form.bits and "K" in node.attributes and "N" in node.attributes:
+        return node.attributes["K"].as_int(), node.attributes["N"].as_int()
+    return stored
+
+
+def _zero_point(node: ir.Node, main: Source) -> ir.Value | None:
+    for between in main.between:
+        if between.op_type == "DequantizeLinear":
+            return _input(between, 2)
+    points = {"QLinearConv": 5, "ConvInteger": 3, "QLinearMatMul": 5, "MatMulInteger": 3, "QGemm": 5}
+    points |= {"DynamicQuantizeMatMul": 3, "MatMulIntegerToFloat": 5}
+    return _input(node, points[node.op_type]) if node.op_type in points else None
+
+
+def _untreatable(main: Source, tensor: ir.TensorProtocol) -> str:
+    if main.computed:
+        return f"its weights are computed in the graph ({main.computed})"
+    if tensor.size == 0:
+        return "its weights are empty"
+    return ""
+
+
+def _words(attr: ir.Attr) -> str:
+    """An attribute for the inspector."""
+    if attr.is_ref():
+        return f"@{attr.ref_attr_name}"
+    match attr.type:
+        case ir.AttributeType.GRAPH | ir.AttributeType.GRAPHS:
+            return "graph"
+        case ir.AttributeType.TENSOR | ir.AttributeType.TENSORS:
+            return "tensor"
+        case ir.AttributeType.INTS | ir.AttributeType.FLOATS:
+            return ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in attr.value)
+        case _:
+            return str(attr.value)
+
+
+# ------------------------------------------------------------------ what surrounds it
+
+
+@dataclass(frozen=True)
+class _Around:
+    """Nodes that quantize a layer's activations: before, after, and how."""
+
+    nodes: tuple[ir.Node, ...] = ()
+    after: tuple[ir.Node, ...] = ()
+    activations: Activations = "float"
+
+
+def _around(node: ir.Node, form: Form) -> _Around:
+    if form.activations == "dynamic" and node.op_type.endswith("Integer"):
+        before = [p for v in node.inputs[:1] if v is not None and (p := v.producer()) is not None]
+        own = [p for p in before if p.op_type == "DynamicQuantizeLinear" and _users(p) == {node}]
+        after = _rescaled(node)
+        return _Around((*own, *after), after)
+    activation = _input(node, 0 if form.weights[0] else 1)
+    before_node = None if activation is None else activation.producer()
+    static = before_node is not None and before_node.op_type == "DequantizeLinear"
+    return _Around(_quantized_after(node), activations="static" if static else "float")
+
+
+def _users(node: ir.Node) -> set[ir.Node]:
+    return {user for v in node.outputs for user in v.consumers() if user.op_type != "Mul"}
+
+
+def _rescaled(node: ir.Node) -> tuple[ir.Node, ...]:
+    """Cast and Mul after an integer product, which turn it back into floats."""
+    chain: list[ir.Node] = []
+    current = node
+    for wanted in ("Cast", "Mul"):
+        users = list(current.outputs[0].consumers())
+        if len(users) != 1 or users[0].op_type != wanted:
+            break
+        current = users[0]
+        chain.append(current)
+    if len(chain) == 2:  # the scale itself is a product of the activations' and the weights' scale
+        for value in chain[1].inputs:
+            producer = None if value is None else value.producer()
+            if producer is not None and producer.op_type == "Mul" and producer not in chain:
+                chain.append(producer)
+    return tuple(chain)
+
+
+def _scales_after(after: tuple[ir.Node, ...]) -> list[ir.Value]:
+    return [h for n in after if n.op_type == "Mul" for v in n.inputs if (h := holder(v)) is not None]
+
+
+def _quantized_after(node: ir.Node) -> tuple[ir.Node, ...]:
+    """QuantizeLinear right behind a node, and the DequantizeLinear nodes that read it."""
+    users = list(node.outputs[0].consumers())
+    if len(users) != 1 or users[0].op_type != "QuantizeLinear":
+        return ()
+    return (users[0], *(u for u in users[0].outputs[0].consumers() if u.op_type == "DequantizeLinear"))
+
+
+# ------------------------------------------------------------------ all together
+
+
+def _charged_once(found: list[LayerNode]) -> list[LayerNode]:
+    """What several layers share is charged to the first of them; all of them name each other."""
+    owners: dict[int, list[str]] = {}
+    for layer in found:
+        for weight in layer.weights:
+            owners.setdefault(id(weight), []).append(layer.record.name)
+    seen: set[int] = set()
+    charged: list[LayerNode] = []
+    for layer in found:
+        record = layer.record
+        own = [v for v in layer.constants if id(v) not in seen]
+        seen.update(id(v) for v in own)
+        if len(own) < len(layer.constants):
+            cost = constant_cost(own) + Cost(
+                macs=record.cost.macs, activation_bytes=record.cost.activation_bytes
+            )
+            record = msgspec.structs.replace(record, cost=cost)
+        sharing = dict.fromkeys(n for w in layer.weights for n in owners[id(w)] if n != record.name)
+        charged.append(replace(layer, record=msgspec.structs.replace(record, shared_with=tuple(sharing))))
+    return charged
+
+
+def _with_shares(found: list[LayerNode], cost: Cost) -> list[LayerNode]:
+    total = max(1, cost.bytes)
+    return [
+        replace(n, record=msgspec.structs.replace(n.record, share=n.record.cost.bytes / total)) for n in found
+    ]
