@@ -15,7 +15,7 @@ from pathlib import Path
 from studio.base.errors import StudioError
 from studio.base.progress import Progress
 from studio.engine import graph
-from studio.engine.accuracy import compare
+from studio.engine.accuracy import Reference
 from studio.engine.dataset import Dataset, open_data
 from studio.engine.layers import Listing, list_layers
 from studio.engine.planning import plan_step, resolve_layers
@@ -41,12 +41,13 @@ def scan(asked: task.Scan, progress: Progress, emit: Callable[[task.News], None]
     data = _samples(asked.calibration, listing)
     context = Context(calibration=data, seed=asked.seed, threads=asked.threads, agreed=True)
     names = resolve_layers(asked.layers, listing)
+    reference = Reference(listing.model, data, asked.threads)
     found: list[Sensitivity] = []
     for number, name in enumerate(names):
         part = progress.part(number / len(names), (number + 1) / len(names))
         part.tick(0.0, f"{name}: {asked.settings.chip} alone")
         step = Step(settings=asked.settings, layers=(name,))
-        found.append(_alone(listing, step, replace(context, progress=part), data))
+        found.append(_alone(listing, step, replace(context, progress=part), reference))
         emit(task.ScannedLayer(sensitivity=found[-1]))
     progress.tick(1.0)
     return task.Scanned(layers=tuple(found), samples=data.samples, seconds=time.perf_counter() - started)
@@ -58,7 +59,7 @@ def _samples(spec: DataSpec | None, listing: Listing) -> Dataset:
     return data if spec is not None and spec.limit else data.take(DEFAULT_SAMPLES)
 
 
-def _alone(listing: Listing, step: Step, context: Context, data: Dataset) -> Sensitivity:
+def _alone(listing: Listing, step: Step, context: Context, reference: Reference) -> Sensitivity:
     """Treat the one layer of `step` and compare outputs; a layer that cannot be treated is data, not an error."""
     started = time.perf_counter()
     (name,) = step.layers
@@ -67,7 +68,7 @@ def _alone(listing: Listing, step: Step, context: Context, data: Dataset) -> Sen
         return Sensitivity(layer=name, refused=plan.refusals[0].reason if plan.refusals else "nothing to do")
     try:
         treated = find(step.settings).apply(listing, plan, context)
-        error, accuracy = compare(listing.model, treated, data, context.progress, context.threads)
+        error, accuracy = reference.compare(treated, context.progress)
     except StudioError as problem:
         return Sensitivity(layer=name, refused=problem.sentence)
     return Sensitivity(layer=name, error=error, accuracy=accuracy, seconds=time.perf_counter() - started)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx_ir as ir
@@ -149,4 +150,5 @@ def _constant_tensor(node: ir.Node) -> ir.TensorProtocol | None:
         if name in node.attributes:
             return ir.tensor(np.array(node.attributes[name].value, dtype=kind))
     attr = node.attributes.get("value")
-    return None if attr is None or attr.is_ref() else attr.as_tensor()
+    # Not attr.as_tensor(): its check against a Protocol costs 0.1 ms, thousands of times.
+    return None if attr is None or attr.is_ref() else cast("ir.TensorProtocol", attr.value)
