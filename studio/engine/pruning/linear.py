@@ -1,0 +1,210 @@
+"""A layer as the linear map it is: a matrix on one side, rows of inputs and outputs on the other.
+
+Y (n, rows) = X (n, cols) · Wᵀ + b holds for every position n of a convolution, a transposed
+convolution or a matrix product, so one least-squares solver and one Hessian serve them all.
+Convolution groups (depthwise ones too) are a leading axis: X (groups, n, cols), W (groups, rows, cols).
+Columns of a convolution are ordered (kernel position, input channel): N:M runs lie along the channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """How one node's weight, input and output become matrices.
+
+    Attributes:
+        kind: which of the maps it is.
+        shape: of the weight as stored.
+        groups: convolution groups; 1 elsewhere.
+        transposed: the stored matrix is (in, out), as MatMul's right operand is.
+        strides, pads, dilations: of a convolution; pads are (begins…, ends…).
+        auto_pad: of a convolution whose padding depends on the input's size.
+        scale: a factor of the product (Gemm's alpha).
+    """
+
+    kind: Literal["conv", "deconv", "matrix"]
+    shape: tuple[int, ...]
+    groups: int = 1
+    transposed: bool = False
+    strides: tuple[int, ...] = ()
+    pads: tuple[int, ...] = ()
+    dilations: tuple[int, ...] = ()
+    auto_pad: str = "NOTSET"
+    scale: float = 1.0
+
+    @property
+    def taps(self) -> int:
+        """Positions of the kernel."""
+        return prod(self.shape[2:]) if self.kind != "matrix" else 1
+
+    def matrix(self, weight: Array) -> Array:
+        """The stored weight as (groups, rows, cols)."""
+        if self.kind == "matrix":
+            return (weight.T if self.transposed else weight)[None] * self.scale
+        if self.kind == "conv":  # (out, in/g, k…)
+            grouped = weight.reshape(self.groups, self.shape[0] // self.groups, self.shape[1], self.taps)
+            return np.ascontiguousarray(grouped.transpose(0, 1, 3, 2)).reshape(*grouped.shape[:2], -1)
+        grouped = weight.reshape(
+            self.groups, self.shape[0] // self.groups, self.shape[1], self.taps
+        )  # (in, out/g, k…)
+        return np.ascontiguousarray(grouped.transpose(0, 2, 3, 1)).reshape(self.groups, self.shape[1], -1)
+
+    def weight(self, matrix: Array) -> Array:
+        """The matrix (groups, rows, cols) in the stored form, float32."""
+        if self.kind == "matrix":
+            found = matrix[0] / self.scale
+            found = found.T if self.transposed else found
+        elif self.kind == "conv":
+            grouped = matrix.reshape(self.groups, -1, self.taps, self.shape[1])
+            found = grouped.transpose(0, 1, 3, 2).reshape(self.shape)
+        else:
+            grouped = matrix.reshape(self.groups, self.shape[1], self.taps, -1)
+            found = grouped.transpose(0, 3, 1, 2).reshape(self.shape)
+        return np.ascontiguousarray(found, np.float32)
+
+    def positions(self, output_shape: tuple[int, ...]) -> int:
+        """How many rows an output of this shape gives."""
+        if self.kind == "matrix":
+            return prod(output_shape[:-1])
+        return output_shape[0] * prod(output_shape[2:])
+
+    def targets(self, y: Array, at: Array) -> Array:
+        """Outputs at the positions `at` (n,) as (groups, n, rows)."""
+        if self.kind == "matrix":
+            return y.reshape(-1, y.shape[-1])[at][None]
+        rows = np.moveaxis(y, 1, -1).reshape(-1, y.shape[1])[at]
+        return np.ascontiguousarray(rows.reshape(len(at), self.groups, -1).transpose(1, 0, 2))
+
+    def rows(self, x: Array, output_shape: tuple[int, ...], at: Array) -> Array:
+        """Inputs that make the outputs at the positions `at` (n,) as (groups, n, cols)."""
+        if self.kind == "matrix":
+            return x.reshape(-1, x.shape[-1])[at][None]
+        spatial = output_shape[2:]
+        channels_last = np.moveaxis(x, 1, -1)
+        if self.kind == "conv":
+            strides, pads = self.strides, self._pads(x.shape[2:], spatial)
+        else:
+            channels_last = _stuffed(channels_last, self.strides)
+            strides, pads = (1,) * len(spatial), self._deconv_pads(channels_last.shape[1:-1], spatial)
+        padded = _padded(channels_last, pads)
+        found = _taps(padded, spatial, self.shape[2:], strides, self.dilations, at)  # (n, taps, channels)
+        if self.kind == "deconv":
+            found = found[:, ::-1]
+        grouped = found.reshape(len(at), self.taps, self.groups, -1).transpose(2, 0, 1, 3)
+        return np.ascontiguousarray(grouped).reshape(self.groups, len(at), -1)
+
+    def _pads(self, size: tuple[int, ...], out: tuple[int, ...]) -> list[tuple[int, int]]:
+        n = len(size)
+        if self.auto_pad not in {"SAME_UPPER", "SAME_LOWER"}:
+            return [(self.pads[i], self.pads[i + n]) for i in range(n)]
+        found = []
+        for i in range(n):
+            total = max(
+                0, (out[i] - 1) * self.strides[i] + (self.shape[2 + i] - 1) * self.dilations[i] + 1 - size[i]
+            )
+            small, large = total // 2, total - total // 2
+            found.append((small, large) if self.auto_pad == "SAME_UPPER" else (large, small))
+        return found
+
+    def _deconv_pads(self, stuffed: tuple[int, ...], out: tuple[int, ...]) -> list[tuple[int, int]]:
+        """Padding (or cropping, negative) of the zero-stuffed input so that a plain convolution gives `out`."""
+        n = len(out)
+        found = []
+        for i in range(n):
+            reach = (self.shape[2 + i] - 1) * self.dilations[i]
+            before = reach - self.pads[i]
+            found.append((before, out[i] + reach - before - stuffed[i]))
+        return found
+
+
+def linear(node: ir.Node, shape: tuple[int, ...], position: int = 1) -> Linear | None:
+    """The linear map of a node with a weight of this stored shape at input `position`; None where it is none.
+
+    Supported: Conv and ConvTranspose with the padding given in numbers (Conv also SAME), Gemm without
+    transA, MatMul with a two-dimensional right operand.
+    """
+    if node.op_type in {"Conv", "ConvTranspose"} and position == 1 and len(shape) > 2:
+        n = len(shape) - 2
+        auto = _text(node, "auto_pad", "NOTSET")
+        if node.op_type == "ConvTranspose" and (auto != "NOTSET" or "output_shape" in node.attributes):
+            return None
+        return Linear(
+            kind="conv" if node.op_type == "Conv" else "deconv",
+            shape=shape,
+            groups=_integers(node, "group", (1,))[0],
+            strides=_integers(node, "strides", (1,) * n),
+            pads=_integers(node, "pads", (0,) * (2 * n)),
+            dilations=_integers(node, "dilations", (1,) * n),
+            auto_pad=auto,
+        )
+    if len(shape) != 2 or position != 1:
+        return None
+    if node.op_type == "Gemm" and not _integers(node, "transA", (0,))[0]:
+        alpha = node.attributes.get("alpha")
+        return Linear(
+            kind="matrix",
+            shape=shape,
+            transposed=not _integers(node, "transB", (0,))[0],
+            scale=1.0 if alpha is None else alpha.as_float(),
+        )
+    return Linear(kind="matrix", shape=shape, transposed=True) if node.op_type == "MatMul" else None
+
+
+def _integers(node: ir.Node, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
+    attr = node.attributes.get(name)
+    if attr is None:
+        return default
+    return (attr.as_int(),) if attr.type == ir.AttributeType.INT else tuple(attr.as_ints())
+
+
+def _text(node: ir.Node, name: str, default: str) -> str:
+    attr = node.attributes.get(name)
+    return default if attr is None else attr.as_string()
+
+
+def _stuffed(x: Array, strides: tuple[int, ...]) -> Array:
+    """Zeros between the positions of x (N, spatial…, C), stride − 1 of them."""
+    if all(s == 1 for s in strides):
+        return x
+    spatial = [(d - 1) * s + 1 for d, s in zip(x.shape[1:-1], strides, strict=True)]
+    out = np.zeros((x.shape[0], *spatial, x.shape[-1]), x.dtype)
+    out[(slice(None), *(slice(None, None, s) for s in strides))] = x
+    return out
+
+
+def _padded(x: Array, pads: list[tuple[int, int]]) -> Array:
+    crop = [slice(max(0, -a), d - max(0, -b)) for (a, b), d in zip(pads, x.shape[1:-1], strict=True)]
+    fill = [(max(0, a), max(0, b)) for a, b in pads]
+    return np.ascontiguousarray(np.pad(x[(slice(None), *crop)], [(0, 0), *fill, (0, 0)]))
+
+
+def _taps(
+    x: Array,
+    out: tuple[int, ...],
+    kernel: tuple[int, ...],
+    strides: tuple[int, ...],
+    dilations: tuple[int, ...],
+    at: Array,
+) -> Array:
+    """Values of x (N, spatial…, C) under every kernel position, for the output positions `at`: (n, taps, C)."""
+    base = np.unravel_index(at, (x.shape[0], *out))
+    start = np.ravel_multi_index(
+        (base[0], *(b * s for b, s in zip(base[1:], strides, strict=True))), x.shape[:-1], mode="clip"
+    )
+    steps = np.cumprod([1, *x.shape[-2:1:-1]])[: len(out)][::-1]  # flat distance of one step along each axis
+    taps = np.stack(np.unravel_index(np.arange(prod(kernel)), kernel), axis=1) * np.array(dilations)
+    offsets = taps @ steps
+    flat = x.reshape(-1, x.shape[-1])
+    index = np.minimum(start[:, None] + offsets[None, :], len(flat) - 1)
+    return np.asarray(flat[index])
