@@ -72,7 +72,7 @@ def activation_bytes(node: ir.Node, shapes: Shapes) -> int | None:
 
 def _bits(dtype: str) -> int:
     kind = type_of(dtype)
-    return 0 if kind == ir.DataType.STRING else kind.bitwidth
+    return 0 if kind == ir.DataType.STRING else int(kind.bitwidth)
 
 
 def _graph_activation_bytes(graph: ir.Graph, shapes: Shapes) -> int | None:

@@ -173,7 +173,7 @@ def _cautions(
 ) -> tuple[str, ...]:
     notes = []
     for info, array, _ in columns:
-        if array.dtype.kind in "iu" and info.dtype.startswith(("float", "double", "bfloat")):
+        if array.dtype.kind in "iu" and info.dtype.startswith("float"):
             notes.append(f"'{info.name}' is stored as {array.dtype.name} and used as it is, not scaled")
     unused = [name for name in stored if name != LABELS and name not in {i.name for i in inputs}]
     if unused:

@@ -12,8 +12,6 @@ from studio.base.units import shape as shape_text
 from studio.engine.dataset.core import Array
 from studio.records.model import TensorInfo
 
-_ONNX_NAMES = {"float": "float32", "double": "float64"}
-
 
 def numpy_dtype(info: TensorInfo) -> np.dtype[Any]:
     """The numpy type of an input.
@@ -21,9 +19,8 @@ def numpy_dtype(info: TensorInfo) -> np.dtype[Any]:
     Raises:
         StudioError: numpy has no such type, or the input is a text.
     """
-    name = _ONNX_NAMES.get(info.dtype, info.dtype)
     try:
-        kind = np.dtype(name)
+        kind = np.dtype(info.dtype)
     except TypeError as error:
         raise StudioError(f"Input '{info.name}' cannot be fed", f"its type is {info.dtype}") from error
     if kind.kind not in "biuf":
@@ -54,10 +51,7 @@ def converted(array: Array, info: TensorInfo, what: str) -> Array:
 
 def input_shape(info: TensorInfo, input_sizes: Mapping[str, int]) -> tuple[int, ...]:
     """The input's shape at chosen sizes; an axis without one is 1."""
-    return tuple(
-        d if isinstance(d, int) else input_sizes.get(d, input_sizes.get(f"{info.name}[{axis}]", 1))
-        for axis, d in enumerate(info.shape or ())
-    )
+    return tuple(d if isinstance(d, int) else input_sizes.get(d, 1) for d in info.shape or ())
 
 
 def check_shape(shape: tuple[int, ...], info: TensorInfo, what: str, *, sample_axis: bool) -> None:
@@ -81,12 +75,10 @@ def check_shape(shape: tuple[int, ...], info: TensorInfo, what: str, *, sample_a
 
 
 def expected_text(info: TensorInfo) -> str:
-    """'N×3×224×224'; an unnamed dimension is '?'."""
-    return (
-        shape_text(tuple(d if d != "" else "?" for d in info.shape))
-        if info.shape is not None
-        else "any shape"
-    )
+    """'N×3×224×224'; a dimension that the model gives no name ('x:2') is '?'."""
+    if info.shape is None:
+        return "any shape"
+    return shape_text(tuple("?" if isinstance(d, str) and ":" in d else d for d in info.shape))
 
 
 def check_names(found: Iterable[str], inputs: tuple[TensorInfo, ...], what: str) -> None:

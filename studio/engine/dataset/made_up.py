@@ -79,13 +79,19 @@ def make_up(
     The first axis takes one sample where every input's is dynamic, otherwise a run is as the model demands.
     """
     shapes = {info.name: input_shape(info, input_sizes) for info in inputs}
-    stacks = all(info.shape and not isinstance(info.shape[0], int) for info in inputs)
-    names = {info.shape[0] for info in inputs if info.shape}
-    if stacks and len(names) == 1:
+    stacks = _stacks(inputs)
+    if stacks:
         shapes = {name: (1, *shape[1:]) for name, shape in shapes.items()}
-    return MadeUp(
-        inputs, shapes, ranges, spec.seed, spec.limit or _SAMPLES, 0 if stacks and len(names) == 1 else 1
-    )
+    return MadeUp(inputs, shapes, ranges, spec.seed, spec.limit or _SAMPLES, 0 if stacks else 1)
+
+
+def _stacks(inputs: tuple[TensorInfo, ...]) -> bool:
+    """Whether the first axis of every input counts samples: all dynamic, and of one name or of none ('x:0')."""
+    first = [info.shape[0] for info in inputs if info.shape]
+    if len(first) < len(inputs) or not all(isinstance(name, str) for name in first):
+        return False
+    named = {name for name in first if ":" not in str(name)}
+    return not named or (len(named) == 1 and all(":" not in str(name) for name in first))
 
 
 def input_ranges(model: Model) -> dict[str, Range]:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import onnx_ir as ir
-
 from studio.base.errors import StudioError
 from studio.engine.dataset.arrays import open_file, open_folder
 from studio.engine.dataset.core import Dataset, Source, draw
 from studio.engine.dataset.images import IMAGE_SUFFIXES, open_images
 from studio.engine.dataset.made_up import Range, input_ranges, make_up
 from studio.engine.dataset.tables import open_table
-from studio.engine.graph import Model, type_name
+from studio.engine.graph import Model, dynamic_dimensions, named_shape, real_inputs, type_name
 from studio.records.measure import DataSpec
 from studio.records.model import TensorInfo
 
@@ -35,7 +33,6 @@ def open_data(
     Raises:
         StudioError: missing, damaged, empty, or not fitting the model, in words.
     """
-    inputs = tuple(_without_minus_one(info) for info in inputs)
     path = Path(spec.path).expanduser()
     kind = spec.kind if spec.kind != "auto" else _kind(spec, path)
     if kind != "random" and not path.exists():
@@ -63,32 +60,16 @@ def open_data(
 
 def open_for(model: Model, spec: DataSpec, input_sizes: Mapping[str, int] | None = None) -> Dataset:
     """The data set that a DataSpec names, for a model in memory; random data keep to its embeddings' ranges."""
-    return open_data(spec, model_inputs(model), input_sizes, input_ranges(model))
+    sizes = {**dynamic_dimensions(model), **(input_sizes or {})}
+    return open_data(spec, model_inputs(model), sizes, input_ranges(model))
 
 
 def model_inputs(model: Model) -> tuple[TensorInfo, ...]:
-    """What a run must be fed: the inputs without a default value."""
+    """What a run must be fed: the inputs without a default value, dynamic dimensions by their names."""
     return tuple(
-        TensorInfo(
-            name=value.name or "",
-            dtype=type_name(value.dtype),
-            shape=None if value.shape is None else tuple(_dimension(d) for d in value.shape),
-        )
-        for value in model.graph.inputs
-        if not value.is_initializer()
+        TensorInfo(name=v.name or "", dtype=type_name(v.dtype), shape=named_shape(v))
+        for v in real_inputs(model)
     )
-
-
-def _without_minus_one(info: TensorInfo) -> TensorInfo:
-    """The same input with '' for a size of −1 or 0, which some exporters write for a free dimension."""
-    shape = (
-        None if info.shape is None else tuple("" if isinstance(d, int) and d < 1 else d for d in info.shape)
-    )
-    return TensorInfo(name=info.name, dtype=info.dtype, shape=shape)
-
-
-def _dimension(dim: int | ir.SymbolicDim) -> int | str:
-    return dim if isinstance(dim, int) else (dim.value or "")
 
 
 def _kind(spec: DataSpec, path: Path) -> str:
