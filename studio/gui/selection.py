@@ -13,9 +13,11 @@ class Selection(QObject):
     Signals:
         changed: the layers or the current one are others than before; carries the source
             (any object; usually the panel that set it), so that a panel can ignore its own news.
+        revealed: a layer is to be brought into sight, by name; it is selected already.
     """
 
     changed = Signal(object)
+    revealed = Signal(str)
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -48,6 +50,12 @@ class Selection(QObject):
             return
         self._layers, self._current = chosen, current
         self.changed.emit(source)
+
+    def reveal(self, layer: str) -> None:
+        """Bring a layer into sight wherever layers are drawn, selecting it if it is not."""
+        if layer not in self._layers:
+            self.set((layer,))
+        self.revealed.emit(layer)
 
     def clear(self, source: object = None) -> None:
         """Select nothing."""

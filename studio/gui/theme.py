@@ -196,11 +196,14 @@ class Theme(QObject):
         font.setHintingPreference(QFont.HintingPreference.PreferNoHinting)
         return font
 
-    def icon(self, name: str, token: str = "text") -> QIcon:
-        """A glyph of Phosphor ('ph.play') in a token's colour."""
+    def icon(self, name: str, color: str = "text") -> QIcon:
+        """A glyph of Phosphor ('ph.play') in the colour of a token."""
         import qtawesome
 
-        return qtawesome.icon(name, color=getattr(self._tokens, token), color_disabled=self._tokens.line)
+        icon: QIcon = qtawesome.icon(
+            name, color=getattr(self._tokens, color), color_disabled=self._tokens.dim
+        )
+        return icon
 
     # ------------------------------------------------------------------ following
 

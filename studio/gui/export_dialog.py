@@ -1,0 +1,172 @@
+"""Export: where to, what was written and checked, and how to repeat it."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from PySide6.QtCore import Qt
+from PySide6.QtGui import QGuiApplication
+from PySide6.QtWidgets import (
+    QDialog,
+    QFileDialog,
+    QHBoxLayout,
+    QLineEdit,
+    QPlainTextEdit,
+    QProgressBar,
+    QVBoxLayout,
+    QWidget,
+)
+
+from studio.app.export import Exported
+from studio.app.project import Version
+from studio.app.session import Session
+from studio.app.view import View
+from studio.base.errors import StudioError
+from studio.gui.theme import Theme
+from studio.gui.widgets import button, caps, label, set_role, watch
+
+
+class ExportDialog(QDialog):
+    """Writes one version as an ONNX file and says what the check found."""
+
+    def __init__(self, session: Session, version: Version, theme: Theme, parent: QWidget) -> None:
+        super().__init__(parent)
+        self._session, self._version = session, version
+        self._job = 0
+        self.exported: Exported | None = None
+        self.setWindowTitle("Export ONNX")
+        self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        self.setMinimumWidth(600)
+        self.path = QLineEdit(str(self._suggestion()))
+        self.path.setAccessibleName("File to write")
+        self.path.setToolTip("Where the ONNX file goes; large weights get a file beside it")
+        self._browse = button("Browse…", self._ask_path, tip="Choose the file to write")
+        self._bar = QProgressBar()
+        self._bar.setRange(0, 1000)
+        self._bar.setTextVisible(False)
+        self._bar.setAccessibleName("Progress of the export")
+        self._bar.hide()
+        self.words = label(wrap=True, selectable=True)
+        self.words.setTextFormat(Qt.TextFormat.PlainText)
+        self.recipe = self._text(
+            "Recipe", "The steps from the original to this version; save it as a .yaml file"
+        )
+        self.command = self._text("Command line", "Repeats this without a window")
+        self.command.setMaximumHeight(72)
+        self._write = button("Export", self._start, role="primary", tip="Write the file and check it")
+        self._write.setDefault(True)
+        self._close = button("Close", self.reject, tip="Close this window")
+        column = QVBoxLayout(self)
+        column.setContentsMargins(20, 20, 20, 16)
+        column.setSpacing(8)
+        column.addWidget(label(f"Export {version.name}", "strong"))
+        line = QHBoxLayout()
+        line.addWidget(self.path, 1)
+        line.addWidget(self._browse)
+        column.addLayout(line)
+        column.addWidget(self._bar)
+        column.addWidget(self.words)
+        for title, text in (("Recipe", self.recipe), ("Command line", self.command)):
+            head = QHBoxLayout()
+            head.addWidget(caps(title, theme))
+            head.addStretch(1)
+            head.addWidget(button("Copy", partial(_copy, text), role="link", tip=f"Copy the {title.lower()}"))
+            if title == "Recipe":
+                head.addWidget(
+                    button("Save…", self._save_recipe, role="link", tip="Save the recipe as a file")
+                )
+            column.addLayout(head)
+            column.addWidget(text)
+        row = QHBoxLayout()
+        row.addStretch(1)
+        row.addWidget(self._close)
+        row.addWidget(self._write)
+        column.addLayout(row)
+        self.path.textChanged.connect(lambda _text: self._show_repeat())
+        watch(self, session, self._view_changed)
+        self._show_repeat()
+
+    def _suggestion(self) -> Path:
+        project = self._session.view.project
+        original = project.original if project else None
+        folder = Path(original.file).parent if original else Path.home()
+        name = project.name if project else "model"
+        suffix = "".join(c if c.isalnum() else "-" for c in self._version.name.lower()).strip("-")
+        while "--" in suffix:
+            suffix = suffix.replace("--", "-")
+        return folder / f"{name}-{suffix}.onnx"
+
+    def _text(self, name: str, tip: str) -> QPlainTextEdit:
+        made = QPlainTextEdit()
+        made.setReadOnly(True)
+        made.setAccessibleName(name)
+        made.setToolTip(tip)
+        made.setMinimumHeight(52)
+        return made
+
+    def _show_repeat(self) -> None:
+        from studio.app.repeat import command_line, recipe_text
+
+        project = self._session.view.project
+        if project is None:
+            return
+        self.recipe.setPlainText(recipe_text(project.recipe_of(self._version)))
+        self.command.setPlainText(command_line(project, self.path.text()))
+
+    def _ask_path(self) -> None:
+        path, _ = QFileDialog.getSaveFileName(self, "Export ONNX", self.path.text(), "ONNX models (*.onnx)")
+        if path:
+            self.path.setText(path if Path(path).suffix else f"{path}.onnx")
+
+    def _save_recipe(self) -> None:
+        start = str(Path(self.path.text()).with_suffix(".yaml"))
+        path, _ = QFileDialog.getSaveFileName(self, "Save recipe", start, "Recipes (*.yaml *.yml)")
+        if path:
+            try:
+                Path(path).write_text(self.recipe.toPlainText(), encoding="utf-8")
+            except OSError as error:
+                self._say(f"The recipe could not be saved: {error.strerror}.", "bad")
+
+    def _start(self) -> None:
+        self._say("", "")
+        try:
+            self._job = self._session.export(self._version.id, self.path.text(), self._done)
+        except StudioError as error:
+            self._say(error.sentence, "bad")
+            return
+        self._busy(running=True)
+
+    def _done(self, exported: Exported) -> None:
+        self.exported = exported
+        self._busy(running=False)
+        self._say("\n".join(exported.words), "good" if exported.sound else "caution")
+        self._write.setText("Export again")
+        set_role(self._write, "")
+        self._close.setFocus()
+
+    def _view_changed(self, _old: View, new: View) -> None:
+        job = new.job(self._job) if self._job else None
+        if job is None:
+            return
+        self._bar.setValue(round(job.share * 1000))
+        if job.state == "running" and job.words:
+            self._say(job.words, "dim")
+        if job.state in {"failed", "cancelled"}:
+            self._job = 0
+            self._busy(running=False)
+            self._say(job.words, "bad" if job.state == "failed" else "dim")
+
+    def _busy(self, *, running: bool) -> None:
+        self._bar.setVisible(running)
+        self._write.setEnabled(not running)
+        self.path.setReadOnly(running)
+        self._browse.setEnabled(not running)
+
+    def _say(self, words: str, role: str) -> None:
+        self.words.setText(words)
+        set_role(self.words, role)
+
+
+def _copy(text: QPlainTextEdit) -> None:
+    QGuiApplication.clipboard().setText(text.toPlainText())

@@ -1,0 +1,273 @@
+"""The headline: size, latency, accuracy and memory; original → now → predicted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from PySide6.QtCore import Qt
+from PySide6.QtWidgets import QFrame, QGridLayout, QHBoxLayout, QLabel, QWidget
+
+from studio.app.project import Version
+from studio.app.session import Session
+from studio.app.view import View
+from studio.base import units
+from studio.gui.selection import Selection
+from studio.gui.theme import Theme
+from studio.gui.widgets import label, watch
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One cell.
+
+    Attributes:
+        name: 'Size'.
+        values: of the original, of the version in view, and predicted for what is staged; None = unknown.
+        unit: of all of them, once.
+        source: what the last value is: 'measured', 'predicted', or why there is none.
+        delta: last against first, in words.
+        better: whether the change is for the better; None without a change.
+        detail: the tooltip.
+    """
+
+    name: str
+    values: tuple[str | None, str | None, str | None]
+    unit: str = ""
+    source: str = ""
+    delta: str = ""
+    better: bool | None = None
+    detail: str = ""
+
+
+class Headline(QWidget):
+    """Four figures in a row, separated by lines."""
+
+    def __init__(
+        self, session: Session, selection: Selection, theme: Theme, parent: QWidget | None = None
+    ) -> None:
+        super().__init__(parent)
+        del selection  # figures are of the whole model
+        self.setObjectName("panel")
+        self.setAttribute(Qt.WidgetAttribute.WA_StyledBackground)
+        self._theme, self._session = theme, session
+        self.cells = tuple(_Cell() for _ in range(4))
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(0)
+        for i, cell in enumerate(self.cells):
+            if i:
+                row.addWidget(_column())
+            row.addWidget(cell, 1)
+        self.setFixedHeight(64)
+        theme.changed.connect(lambda: self._show(session.view))
+        watch(self, session, lambda _old, new: self._show(new))
+        self._show(session.view)
+
+    def _show(self, view: View) -> None:
+        for cell, figure in zip(self.cells, figures(view), strict=True):
+            cell.show_figure(figure, self._theme)
+
+
+def figures(view: View) -> tuple[Figure, Figure, Figure, Figure]:
+    """What the headline says of a view."""
+    project = view.project
+    original = project.original if project else None
+    current = project.current if project else None
+    return (
+        _size(view, original, current),
+        _latency(view, original, current),
+        _accuracy(original, current),
+        _memory(original, current),
+    )
+
+
+def _size(view: View, original: Version | None, current: Version | None) -> Figure:
+    first, now = _file_bytes(original), _file_bytes(current)
+    after: float | None = None
+    if view.predicted is not None and current is not None and current.info is not None and now is not None:
+        # What is not weights (the graph itself) stays; so the promise is about weight bytes.
+        after = now - current.info.cost.bytes + view.predicted.bytes
+    unit, scale = _byte_unit(first)
+    last = after if after is not None else now
+    return Figure(
+        name="Size",
+        values=(_number(first, scale), _number(now, scale), _number(after, scale)),
+        unit=unit,
+        source="predicted" if after is not None else ("on disk" if now is not None else ""),
+        delta=units.change(first, last) if first and last and last != first else "",
+        better=last < first if first and last and last != first else None,
+        detail="Bytes of the file, external data included.",
+    )
+
+
+def _latency(view: View, original: Version | None, current: Version | None) -> Figure:
+    first = _median(original)
+    now = _median(current)
+    delta, better, detail = "", None, "Median time of one run, measured in turns with the original."
+    if current and current.measurement and (latency := current.measurement.latency):
+        detail += (
+            f"\n95 % interval {units.milliseconds(latency.low_ms)} to {units.milliseconds(latency.high_ms)}, "
+            f"{latency.runs} runs, {latency.threads or 'all'} threads."
+        )
+        if latency.busy:
+            detail += "\nThe machine was busy: take the figure with care."
+        if latency.ratio and current is not original:
+            faster = latency.ratio >= 1
+            delta = f"{latency.ratio:.2f}× {'faster' if faster else 'as fast'}"
+            better = faster
+    staged = bool(view.project and view.project.treatments)
+    source = "measured" if now is not None else ("not measured yet" if current else "")
+    if staged and now is not None:
+        source = "measured before staging"
+    return Figure(
+        name="Latency",
+        values=(_ms(first), _ms(now), None),
+        unit="ms",
+        source=source,
+        delta=delta,
+        better=better,
+        detail=detail,
+    )
+
+
+def _accuracy(original: Version | None, current: Version | None) -> Figure:
+    accuracy = current.measurement.accuracy if current and current.measurement else None
+    first = original.measurement.accuracy if original and original.measurement else None
+    if accuracy is not None:
+        change = accuracy.value - first.value if first and current is not original else 0.0
+        return Figure(
+            name=accuracy.metric[:1].upper() + accuracy.metric[1:],
+            values=(_percent(first.value if first else None), _percent(accuracy.value), None),
+            unit="%",
+            source=f"measured, n = {accuracy.samples}",
+            delta=f"{'−' if change < 0 else '+'}{abs(change) * 100:.1f}" if change else "",
+            better=change > -0.005 if change else None,
+            detail=f"{accuracy.metric} on {accuracy.samples} labelled samples.",
+        )
+    error = current.measurement.error if current and current.measurement else None
+    if error is not None and current is not original:
+        share = error.agreement
+        if share is not None:
+            return Figure(
+                name="Answers alike",
+                values=(None, _percent(share), None),
+                unit="%",
+                source=f"measured, n = {error.samples}",
+                detail="Share of samples that get the same answer as from the original.",
+            )
+        return Figure(
+            name="Output SQNR",
+            values=(None, f"{error.sqnr_db:.1f}", None),
+            unit="dB",
+            source=f"measured, n = {error.samples}",
+            detail="Signal to noise of the outputs against the original's.",
+        )
+    return Figure(
+        name="Accuracy",
+        values=(None, None, None),
+        source="needs evaluation data" if current else "",
+        detail="Choose evaluation data with labels (Model → Data).",
+    )
+
+
+def _memory(original: Version | None, current: Version | None) -> Figure:
+    first = original.measurement.peak_bytes if original and original.measurement else None
+    now = current.measurement.peak_bytes if current and current.measurement else None
+    unit, scale = _byte_unit(first or now)
+    return Figure(
+        name="Memory at run time",
+        values=(_number(first, scale), _number(now, scale), None),
+        unit=unit,
+        source="measured" if now is not None else ("not measured yet" if current else ""),
+        delta=units.change(first, now) if first and now and first != now else "",
+        better=now < first if first and now and first != now else None,
+        detail="Peak memory of a process that loads and runs the model, less its own.",
+    )
+
+
+def _file_bytes(version: Version | None) -> int | None:
+    if version is None:
+        return None
+    if version.measurement is not None:
+        return version.measurement.file_bytes
+    return version.info.file_bytes if version.info else None
+
+
+def _median(version: Version | None) -> float | None:
+    if version is None or version.measurement is None or version.measurement.latency is None:
+        return None
+    return version.measurement.latency.median_ms
+
+
+def _byte_unit(value: float | None) -> tuple[str, float]:
+    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "KB")):
+        if value is not None and value >= limit:
+            return unit, limit
+    return ("KB", 1e3) if value is None else ("B", 1.0)
+
+
+def _number(value: float | None, scale: float) -> str | None:
+    if value is None:
+        return None
+    scaled = value / scale
+    return f"{scaled:.0f}" if scaled >= 100 else f"{scaled:.1f}" if scaled >= 10 else f"{scaled:.2f}"
+
+
+def _ms(value: float | None) -> str | None:
+    return (
+        units.milliseconds(value).split(" ")[0]
+        if value is not None and value < 1000
+        else (None if value is None else f"{value:.0f}")
+    )
+
+
+def _percent(value: float | None) -> str | None:
+    return None if value is None else f"{value * 100:.1f}"
+
+
+def _column() -> QFrame:
+    line = QFrame()
+    line.setProperty("role", "column")
+    return line
+
+
+class _Cell(QWidget):
+    """One figure: its name and source above, the values and the change below."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._name, self._values, self._delta = label(role="small"), label(role="figure"), QLabel()
+        for part in (self._values, self._delta):
+            part.setTextFormat(Qt.TextFormat.RichText)
+        grid = QGridLayout(self)
+        grid.setContentsMargins(16, 8, 8, 8)
+        grid.setHorizontalSpacing(8)
+        grid.setVerticalSpacing(0)
+        grid.addWidget(self._name, 0, 0, 1, 2)
+        grid.addWidget(self._values, 1, 0)
+        grid.addWidget(self._delta, 1, 1, Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
+        grid.setColumnStretch(1, 1)
+
+    def show_figure(self, figure: Figure, theme: Theme) -> None:
+        """Show one figure; equal neighbours are shown once."""
+        tokens = theme.tokens
+        first, now, after = figure.values
+        shown: list[tuple[str, str]] = []
+        if first is not None and first != now:
+            shown.append((first, tokens.dim))
+        if now is not None:
+            shown.append((now, tokens.text if after is None else tokens.dim))
+        if after is not None and after != now:
+            shown.append((after, tokens.text))
+        arrow = f" <span style='color:{tokens.dim}'>→</span> "
+        values = arrow.join(f"<span style='color:{color}'>{value}</span>" for value, color in shown)
+        self._values.setText(
+            f"{values} {figure.unit}" if shown else f"<span style='color:{tokens.dim}'>–</span>"
+        )
+        source = f" · {figure.source}" if figure.source else ""
+        self._name.setText(f"{figure.name}{source}")
+        color = tokens.dim if figure.better is None else tokens.good if figure.better else tokens.bad
+        self._delta.setText(f"<span style='color:{color}'>{figure.delta}</span>")
+        words = " → ".join(value for value, _ in shown) or "unknown"
+        self.setAccessibleName(f"{figure.name}{source}: {words} {figure.unit} {figure.delta}".strip())
+        self.setToolTip(figure.detail)
