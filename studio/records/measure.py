@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from studio.records.base import Record
+from studio.base.errors import StudioError
+from studio.records.base import Record, convert
 
 
 class Latency(Record, frozen=True, kw_only=True):
@@ -42,6 +44,7 @@ class OutputError(Record, frozen=True, kw_only=True):
         cosine: mean cosine similarity per sample of output 0.
         agreement: share of rows with equal argmax (or the same side of 0.5); None where senseless.
         max_abs: largest absolute difference.
+        random: on made-up inputs: the figures are real, but say little about real ones.
     """
 
     sqnr_db: float
@@ -50,6 +53,7 @@ class OutputError(Record, frozen=True, kw_only=True):
     agreement: float | None = None
     max_abs: float = 0.0
     samples: int = 0
+    random: bool = False
 
 
 class Accuracy(Record, frozen=True, kw_only=True):
@@ -142,6 +146,55 @@ class DataSpec(Record, frozen=True, kw_only=True):
     label_column: str = ""
     batch: int = 0
     preprocess: Preprocess | None = None
+
+
+def parse_data_spec(text: str) -> DataSpec:
+    """'calibration.npz', 'photos:height=32,width=32,mean=0.5|0.5|0.5', 'random:limit=8' as a DataSpec.
+
+    After the last colon stand fields of DataSpec and Preprocess; values of a list are parted by '|'.
+
+    Raises:
+        StudioError: a key or value is unknown, or the path does not exist.
+    """
+    path, colon, rest = text.rpartition(":")
+    if not colon or not all("=" in item for item in rest.split(",")):
+        path, rest = text, ""
+    values: dict[str, Any] = {}
+    preprocess: dict[str, Any] = {}
+    for key, _, value in (item.partition("=") for item in filter(None, rest.split(","))):
+        if key in Preprocess.__struct_fields__:
+            preprocess[key] = tuple(value.split("|")) if key in {"mean", "std"} else value
+        elif key in DataSpec.__struct_fields__ and key not in {"path", "preprocess"}:
+            values[key] = value
+        else:
+            known = ", ".join((*DataSpec.__struct_fields__[1:-1], *Preprocess.__struct_fields__))
+            raise StudioError(f"Cannot use the data '{text}'", f"'{key}' is unknown", f"Known are: {known}.")
+    if path == "random":
+        path, values["kind"] = "", "random"
+    elif not Path(path).exists():
+        raise StudioError(f"Cannot use the data '{text}'", f"there is no file or folder {path}")
+    chosen = {"preprocess": preprocess} if preprocess else {}
+    return convert({"path": path, **values, **chosen}, DataSpec, f"the data '{text}'")
+
+
+def data_spec_text(spec: DataSpec) -> str:
+    """A DataSpec as `parse_data_spec` reads it; defaults are left out."""
+    parts = _changed(spec, DataSpec(), skip={"path", "preprocess"})
+    if spec.preprocess is not None:
+        parts += _changed(spec.preprocess, Preprocess(), skip=set()) or ["layout=nchw"]
+    if spec.kind == "random":
+        parts.remove("kind=random")
+    place = "random" if spec.kind == "random" else spec.path
+    return f"{place}:{','.join(parts)}" if parts else place
+
+
+def _changed(record: Record, default: Record, skip: set[str]) -> list[str]:
+    texts = []
+    for key in type(record).__struct_fields__:
+        value = getattr(record, key)
+        if key not in skip and value != getattr(default, key):
+            texts.append(f"{key}={'|'.join(map(str, value)) if isinstance(value, tuple) else value}")
+    return texts
 
 
 class DataSummary(Record, frozen=True, kw_only=True):
