@@ -255,9 +255,7 @@ class Session:
         text = f"{what} on {_count(len(names), 'layer')}"
         self._decide(text, self._project().with_treatment(names, slot, settings), f"{slot} {names}")
 
-    def set_treatments(
-        self, slot: Slot, groups: Iterable[tuple[Iterable[str], AnySettings | None]]
-    ) -> None:
+    def set_treatments(self, slot: Slot, groups: Iterable[tuple[Iterable[str], AnySettings | None]]) -> None:
         """Stage different settings of one slot on several groups of layers, as one decision."""
         project = self._project()
         chosen = [(tuple(layers), settings) for layers, settings in groups]

@@ -30,6 +30,10 @@ _WATCH_EVERY_S = 0.05
 _MEMORY_EVERY_S = 0.25
 
 
+class WorkFailed(StudioError):  # noqa: N818 - reads as what happened
+    """The work failed through no fault of what it was given: the worker died or broke a limit."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What a task may take; 0 = no limit."""
@@ -151,7 +155,7 @@ class Driver:
             return self._verdict
         if self._cancelled_at is not None or self._closed:
             return Cancelled()
-        return StudioError(
+        return WorkFailed(
             f"{self._subject} failed",
             f"the worker process ended unexpectedly ({self._child.how_it_ended()})",
             "Nothing was changed; try again.",
@@ -195,7 +199,7 @@ class Driver:
 
     def _end(self, sentence: str) -> None:
         if self._verdict is None:
-            self._verdict = StudioError(sentence, hint="Nothing was changed.")
+            self._verdict = WorkFailed(sentence, hint="Nothing was changed.")
         self._child.kill()
 
 
@@ -210,12 +214,13 @@ def expect(answer: Answer, kind: type[A]) -> A:
             raise error_of(answer)
         case _ if isinstance(answer, kind):
             return answer
-    raise StudioError("The worker gave an answer of another kind", type(answer).__name__)
+    raise WorkFailed("The worker gave an answer of another kind", type(answer).__name__)
 
 
 def error_of(failed: Failed) -> StudioError:
     """A failure that crossed the pipe, as the error it was."""
-    return StudioError(failed.what, failed.why, failed.hint, failed.details)
+    kind = WorkFailed if failed.bug else StudioError
+    return kind(failed.what, failed.why, failed.hint, failed.details)
 
 
 def failure_of(error: StudioError) -> Failed:

@@ -1,0 +1,117 @@
+"""`featherweight measure`: models against the first, interleaved; and tables of measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from studio.base import units
+from studio.cli.options import data, input_sizes
+from studio.cli.terminal import Terminal
+from studio.records.measure import DataSpec, Latency, Measurement, OutputError
+from studio.records.task import InputSizes, Measure, Measurements
+
+
+def measure(
+    models: Sequence[Path], evaluation: str, threads: int, sizes: Sequence[str], *, as_json: bool
+) -> None:
+    """Measure models and print what was found."""
+    terminal = Terminal()
+    found = measured(terminal, models, data(evaluation), threads, input_sizes(sizes))
+    if as_json:
+        rows = [{"model": str(path), "measurement": m} for path, m in zip(models, found, strict=True)]
+        terminal.json({"baseline": str(models[0]), "measurements": rows})
+        return
+    print_measurements(terminal, [path.name for path in models], found)
+
+
+def measured(
+    terminal: Terminal,
+    models: Sequence[Path],
+    evaluation: DataSpec | None,
+    threads: int,
+    sizes: InputSizes,
+) -> tuple[Measurement, ...]:
+    """Measure models against the first."""
+    task = Measure(models=tuple(map(str, models)), evaluation=evaluation, threads=threads, input_sizes=sizes)
+    return terminal.ask(task, Measurements).measurements
+
+
+def print_measurements(terminal: Terminal, names: Sequence[str], found: Sequence[Measurement]) -> None:
+    """A table, a row a model, and the conditions below it."""
+    heads = (
+        "measured",
+        "size",
+        "change",
+        "deflated",
+        "latency (95 %)",
+        "speed-up",
+        "memory",
+        "accuracy",
+        "outputs",
+    )
+    rows = [_row(name, found[0], m) for name, m in zip(names, found, strict=True)]
+    terminal.table(heads, rows)
+    terminal.line(conditions(found))
+
+
+def _row(name: str, base: Measurement, m: Measurement) -> tuple[str, ...]:
+    accuracy = m.accuracy
+    return (
+        name,
+        units.file_size(m.file_bytes),
+        units.change(base.file_bytes, m.file_bytes) if m is not base else "",
+        units.file_size(m.compressed_bytes) if m.compressed_bytes else "",
+        latency(m.latency),
+        speed(m.latency) if m is not base else "",
+        units.file_size(m.peak_bytes) if m.peak_bytes else "",
+        f"{units.percent(accuracy.value, 2)} {accuracy.metric} (n={accuracy.samples})" if accuracy else "",
+        error(m.error) if m is not base else "",
+    )
+
+
+def latency(latency: Latency | None) -> str:
+    """Median and its interval."""
+    if latency is None:
+        return ""
+    low, high = units.milliseconds(latency.low_ms), units.milliseconds(latency.high_ms)
+    return f"{units.milliseconds(latency.median_ms)} ({low} – {high})"
+
+
+def speed(latency: Latency | None) -> str:
+    """How many times faster than the baseline, with its interval."""
+    if latency is None or latency.ratio is None:
+        return ""
+    interval = ""
+    if latency.ratio_low is not None and latency.ratio_high is not None:
+        interval = f" ({latency.ratio_low:.2f} – {latency.ratio_high:.2f})"
+    return f"{latency.ratio:.2f}×{interval}"
+
+
+def error(error: OutputError | None) -> str:
+    """How far the outputs are from the baseline's."""
+    if error is None:
+        return ""
+    if error.max_abs == 0:
+        return "equal"
+    parts = [f"SQNR {error.sqnr_db:.1f} dB"]
+    if error.agreement is not None:
+        parts.append(f"agreement {units.percent(error.agreement)}")
+    return ", ".join(parts) + f" (n={error.samples})"
+
+
+def conditions(found: Sequence[Measurement]) -> str:
+    """Under which conditions the figures hold."""
+    first = found[0]
+    parts = [first.runtime or "onnxruntime"]
+    timed = [m.latency for m in found if m.latency is not None]
+    if timed:
+        threads = f"{timed[0].threads} threads" if timed[0].threads != 1 else "1 thread"
+        parts += [
+            threads,
+            f"{min(t.runs for t in timed)} interleaved runs each",
+            f"input {timed[0].input_shapes}",
+        ]
+        if any(t.busy for t in timed):
+            parts.append("the machine was busy: take the times with care")
+    return "; ".join(part for part in parts if part)

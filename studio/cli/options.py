@@ -1,0 +1,33 @@
+"""From the texts of a command line to records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from studio.base.errors import StudioError
+from studio.records.measure import DataSpec, parse_data_spec
+from studio.records.task import InputSizes
+
+
+def input_sizes(texts: Sequence[str]) -> InputSizes:
+    """'batch=4' … as sizes of dynamic dimensions.
+
+    Raises:
+        StudioError: not of that form.
+    """
+    sizes = []
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        if not name or not number.isdigit() or int(number) < 1:
+            raise StudioError(f"Cannot use --input-size {text}", "expected NAME=N with N at least 1")
+        sizes.append((name, int(number)))
+    return tuple(sizes)
+
+
+def data(text: str) -> DataSpec | None:
+    """A data set, or None where none was given.
+
+    Raises:
+        StudioError: the text names none.
+    """
+    return parse_data_spec(text) if text else None

@@ -1,0 +1,60 @@
+"""`featherweight self-test`: the bundled sample through every technique; what a packaged build proves itself by."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from studio.app.recipe import name_of
+from studio.base import units
+from studio.base.errors import StudioError
+from studio.base.resources import resource
+from studio.cli.terminal import Stopwatch, Terminal
+from studio.records.measure import DataSpec
+from studio.records.steps import SETTINGS, Recipe, Settings, Step
+from studio.records.task import Applied, Apply, CheckExport, ExportChecked
+
+
+def self_test() -> bool:
+    """Print a line for each part; True when all of them work."""
+    terminal = Terminal()
+    model = resource("sample") / "fashion_cnn.onnx"
+    try:
+        info = terminal.inspect(model).info
+    except StudioError as error:
+        terminal.line(f"FAILED  inspect: {error.sentence}")
+        return False
+    terminal.line(f"ok      inspect: {len(info.layers)} layers, {units.file_size(info.file_bytes)}")
+    results = [_technique(terminal, model, info.file_bytes, kind) for kind in SETTINGS]
+    good = all(results)
+    terminal.line("All parts work." if good else "Something does not work; see above.")
+    return good
+
+
+def _technique(terminal: Terminal, model: Path, before: int, kind: type[Settings]) -> bool:
+    watch = Stopwatch()
+    with tempfile.TemporaryDirectory(prefix="featherweight-") as folder:
+        output = Path(folder) / "model.onnx"
+        step = Step(settings=kind())  # type: ignore[arg-type]  # every member of the union is one
+        calibration = DataSpec(path=str(resource("sample") / "calibration.npz"), limit=64)
+        task = Apply(
+            model=str(model),
+            recipe=Recipe(steps=(step,)),
+            output=str(output),
+            calibration=calibration,
+            checkpoints=False,
+            agreed=True,
+        )
+        try:
+            applied = terminal.ask(task, Applied)
+            check = terminal.ask(
+                CheckExport(model=str(output), version=str(output), evaluation=calibration), ExportChecked
+            )
+        except StudioError as error:
+            terminal.line(f"FAILED  {name_of(kind)}: {error.sentence}")
+            return False
+    sound = check.valid and check.loads
+    change = units.change(before, applied.file_bytes)
+    result = f"{units.file_size(applied.file_bytes)} ({change}), {watch.seconds:.1f} s"
+    terminal.line(f"{'ok    ' if sound else 'FAILED'}  {name_of(kind)}: {result}")
+    return sound
