@@ -7,4 +7,4 @@ import studio.engine.groups.rules.elementwise
 import studio.engine.groups.rules.movement
 import studio.engine.groups.rules.norms
 import studio.engine.groups.rules.recurrent
-import studio.engine.groups.rules.reduction
+import studio.engine.groups.rules.reduction  # noqa: F401 - all of these are for what they register
