@@ -123,20 +123,44 @@ class QuantizeStatic(Settings, frozen=True, kw_only=True, tag="quantize_static")
     )
     needs: ClassVar[Literal["nothing", "calibration", "labels"]] = "calibration"
 
+    preset: Annotated[
+        Literal["fast", "careful"],
+        Meta(
+            title="Preset",
+            description="Fast takes about as long as running the calibration data; Careful tries more and rounds better.",
+            extra_json_schema={"choices": {"fast": "Fast", "careful": "Careful"}},
+        ),
+    ] = "fast"
     calibrator: Annotated[
-        Literal["minmax", "percentile"],
+        Literal["auto", "minmax", "percentile", "mse", "entropy"],
         Meta(
             title="Calibrator",
             description="How activation ranges are chosen from the calibration data.",
-            extra_json_schema={"choices": {"minmax": "MinMax", "percentile": "Percentile"}},
+            extra_json_schema={
+                "choices": {
+                    "auto": "Automatic",
+                    "minmax": "MinMax",
+                    "percentile": "Percentile",
+                    "mse": "Least squared error",
+                    "entropy": "Least KL divergence",
+                }
+            },
         ),
-    ] = "minmax"
+    ] = "auto"
     percentile: Annotated[
         float, Meta(ge=90, le=100, title="Percentile", extra_json_schema={"unit": "%", "advanced": True})
     ] = 99.99
     per_channel: Annotated[
         bool, Meta(title="Per channel", description="One weight scale per output channel.")
     ] = True
+    reduce_range: Annotated[
+        bool,
+        Meta(
+            title="7-bit weights",
+            description="For processors without VNNI, whose 8-bit products may saturate.",
+            extra_json_schema={"advanced": True},
+        ),
+    ] = False
 
     @property
     def chip(self) -> str:

@@ -20,5 +20,9 @@ def find(settings: steps.Settings) -> Technique:
             from studio.engine.techniques.fp16 import HalfPrecision
 
             return HalfPrecision()
+        case steps.QuantizeStatic():
+            from studio.engine.techniques.quantize_static import StaticInt8
+
+            return StaticInt8()
         case _:
             raise LookupError(f"no technique for {type(settings).__name__}")

@@ -1,0 +1,1 @@
+"""The numerics of quantization: grids, ranges, placement, repair, rounding. Techniques stand on this floor."""

@@ -1,0 +1,220 @@
+"""Writing Q/DQ nodes: weights, biases and sites of a placement as integers, in standard ONNX.
+
+Equation: a layer computes y = Σ w·x + b on integers when x = s_x (q_x − z_x), w = s_w q_w and b = s_x s_w q_b.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from studio.engine import edit
+from studio.engine.graph import Model, constant
+from studio.engine.quantization import grids
+from studio.engine.quantization.placement import LAYERS, Placement, Site, data_inputs
+from studio.engine.quantization.simplify import array
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class SiteGrid:
+    """The two grids of a site: Q writes q = first / q_scale + q_zero, DQ reads last = (q − dq_zero) · dq_scale."""
+
+    q_scale: float
+    q_zero: int
+    dq_scale: float
+    dq_zero: int
+
+
+def site_grid(site: Site, low: float, high: float) -> SiteGrid:
+    """Grids on which zero is exact behind the site, and its factor and shift are exact between them.
+
+    A shift is a whole number of steps: the step is widened by less than half a step in |shift / step| for it.
+    """
+    low, high = min(max(low, site.low), 0.0), max(min(high, site.high), 0.0)
+    if site.shift:  # first = 0 stands for last = shift, which must be on the grid
+        low, high = min(low, site.shift), max(high, site.shift)
+    grid = grids.affine(np.asarray(low), np.asarray(high))
+    scale, zero = float(grid.scale), int(grid.zero)
+    steps = 0
+    if site.shift:
+        steps = int(np.trunc(site.shift / scale))
+        if steps:
+            scale = abs(site.shift) / abs(steps)
+            zero = int(np.clip(np.rint(-low / scale), 0, 255))
+    return SiteGrid(scale / site.factor, int(np.clip(zero + steps, 0, 255)), scale, zero)
+
+
+def write_sites(
+    model: Model, placed: Placement, ranges: Mapping[str, tuple[float, float]]
+) -> dict[str, SiteGrid]:
+    """Put Q and DQ around every site; the grid of each by the site's name.
+
+    Args:
+        model: changed in place; the placement was made on it.
+        placed: which sites.
+        ranges: (low, high) by site; what is missing gets (0, 1).
+    """
+    chosen: dict[str, SiteGrid] = {}
+    written: dict[ir.Value, ir.Value] = {}
+    for name, site in placed.sites.items():
+        leader = placed.grids[name]
+        grid = chosen.get(leader)
+        if grid is None or name == leader:
+            grid = site_grid(site, *ranges.get(name, (0.0, 1.0)))
+        chosen[name] = grid
+        written[site.last] = _write_site(model, site, grid)
+    for node in placed.nodes:
+        if node.op_type not in LAYERS:
+            for position, value in enumerate(node.inputs):
+                if value is not None and value in data_inputs(node) and (a := array(value)) is not None:
+                    node.replace_input_with(position, _integer_constant(model, node, value, a))
+    edit.remove_dead(model)
+    return chosen
+
+
+def _number(model: Model, graph: ir.Graph, name: str, x: float, dtype: type[np.generic]) -> ir.Value:
+    return edit.add_constant(model, graph, name, np.asarray(x, dtype))
+
+
+def _write_site(model: Model, site: Site, grid: SiteGrid) -> ir.Value:
+    graph = model.graph
+    name = site.last.name or "site"
+    scale, zero = (
+        _number(model, graph, f"{name}_scale", grid.q_scale, np.float32),
+        _number(model, graph, f"{name}_zero", grid.q_zero, np.uint8),
+    )
+    scale_out, zero_out = scale, zero
+    if (np.float32(grid.dq_scale), grid.dq_zero) != (np.float32(grid.q_scale), grid.q_zero):
+        scale_out = _number(model, graph, f"{name}_scale_out", grid.dq_scale, np.float32)
+        zero_out = _number(model, graph, f"{name}_zero_out", grid.dq_zero, np.uint8)
+    quantize = edit.make_node(
+        model, "QuantizeLinear", [site.first, scale, zero], name=f"{name}_quantize", dtype=ir.DataType.UINT8
+    )
+    restore = edit.make_node(
+        model,
+        "DequantizeLinear",
+        [quantize.outputs[0], scale_out, zero_out],
+        name=f"{name}_restore",
+        dtype=ir.DataType.FLOAT,
+    )
+    result = restore.outputs[0]
+    result.shape = site.last.shape
+    edit.replace_uses(site.last, result, keep=(quantize,))
+    producer = site.last.producer()
+    if producer is None:
+        first = graph[0]
+        graph.insert_before(first, [quantize, restore])
+    else:
+        graph.insert_after(producer, [quantize, restore])
+    return result
+
+
+def _integer_constant(model: Model, node: ir.Node, value: ir.Value, numbers: Array) -> ir.Value:
+    """A constant that is added or multiplied, stored as uint8."""
+    grid = grids.affine(numbers.min(), numbers.max())
+    name = value.name or "constant"
+    q = grids.stored(grid.quantize(numbers), 8, signed=False)
+    inputs = [
+        edit.add_constant(model, model.graph, f"{name}_quantized", q),
+        _number(model, model.graph, f"{name}_scale", float(grid.scale), np.float32),
+        _number(model, model.graph, f"{name}_zero", int(grid.zero), np.uint8),
+    ]
+    restore = edit.make_node(
+        model, "DequantizeLinear", inputs, name=f"{name}_restore", dtype=ir.DataType.FLOAT
+    )
+    model.graph.insert_before(node, restore)
+    return restore.outputs[0]
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """Integer weights of one layer.
+
+    Attributes:
+        q: int32 integers in the weight's shape.
+        scale: float32, one a channel along `axis`, or a scalar with axis None.
+        axis: of the output channels.
+    """
+
+    q: Array
+    scale: Array
+    axis: int | None
+
+    def real(self) -> Array:
+        """The numbers the integers stand for."""
+        return (self.q * self.broadcast()).astype(np.float32)
+
+    def broadcast(self) -> Array:
+        """The scale, shaped like the weight with size 1 where it is shared."""
+        if self.axis is None:
+            return self.scale
+        shape = [1] * self.q.ndim
+        shape[self.axis] = -1
+        return self.scale.reshape(shape)
+
+
+def out_axis(node: ir.Node) -> int:
+    """The axis of a layer's weight that counts its output channels."""
+    weight = constant(node.inputs[1])
+    assert weight is not None
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "Gemm":
+        transposed = node.attributes.get("transB")
+        return 0 if transposed is not None and transposed.as_int() else 1
+    return len(weight.shape) - 1
+
+
+def write_layer(
+    model: Model, node: ir.Node, weights: LayerWeights, bias: Array | None, input_scale: float
+) -> int:
+    """Replace a layer's weight and bias by integers behind DequantizeLinear; the bytes stored.
+
+    Args:
+        model: changed in place.
+        node: Conv, MatMul or Gemm.
+        weights: its integers.
+        bias: float, stored as int32; None for a MatMul.
+        input_scale: of the site that the layer reads.
+    """
+    name = node.inputs[1].name or "weight"  # type: ignore[union-attr]
+    stored = grids.stored(weights.q, 8, signed=True)
+    node.replace_input_with(1, _dequantized(model, node, name, stored, weights.scale, weights.axis))
+    total = stored.nbytes + weights.scale.nbytes
+    if bias is not None:
+        scale = (np.float32(input_scale) * weights.scale).astype(np.float32)
+        q = np.clip(np.rint(bias / scale.astype(np.float64)), -(2**31), 2**31 - 1).astype(np.int32)
+        if len(node.inputs) < 3:
+            node.resize_inputs(3)
+        bias_name = f"{node.name or name}_bias"
+        node.replace_input_with(
+            2, _dequantized(model, node, bias_name, q, scale, None if weights.axis is None else 0)
+        )
+        total += q.nbytes + scale.nbytes
+    return total
+
+
+def _dequantized(
+    model: Model, node: ir.Node, name: str, q: Array, scale: Array, axis: int | None
+) -> ir.Value:
+    graph = edit.owner(node)
+    inputs = [
+        edit.add_constant(model, graph, f"{name}_quantized", q),
+        edit.add_constant(model, graph, f"{name}_scale", scale),
+        # onnxruntime fuses Gemm only where the zero point is there, even if it is zero.
+        edit.add_constant(model, graph, f"{name}_zero", np.zeros(scale.shape, q.dtype)),
+    ]
+    attributes = {} if axis is None else {"axis": axis}
+    restore = edit.make_node(
+        model, "DequantizeLinear", inputs, attributes, name=f"{name}_restore", dtype=ir.DataType.FLOAT
+    )
+    restore.outputs[0].shape = ir.Shape(q.shape)
+    graph.insert_before(node, restore)
+    return restore.outputs[0]

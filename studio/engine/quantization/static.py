@@ -1,0 +1,170 @@
+"""A model on integers from end to end: simplify, place, observe, write, repair.
+
+Everything between the float model and the finished one goes through `Workshop`: the simplified float model, its
+placement, the ranges observed, and `build`, which writes a quantized copy for any choice of weights, ranges and biases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from studio.engine import edit
+from studio.engine.graph import Model, Shapes, constant, copy, node_key
+from studio.engine.quantization import weights as integers
+from studio.engine.quantization.calibrate import Feed, Observed, Watch
+from studio.engine.quantization.placement import LAYERS, Placement, place
+from studio.engine.quantization.qdq import LayerWeights, out_axis, write_layer, write_sites
+from studio.engine.quantization.simplify import array, simplify
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Numbers for one build.
+
+    Attributes:
+        weights: integers by layer key; what is missing is left in float.
+        ranges: (low, high) by site.
+        biases: float biases by layer key where they differ from the model's.
+    """
+
+    weights: Mapping[str, LayerWeights]
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    biases: Mapping[str, Array] = field(default_factory=dict)
+
+
+class Workshop:
+    """The float model, simplified, with the places of its integers.
+
+    Args:
+        model: left untouched.
+        shapes: of its values.
+        keys: first output names of the layers to run on integers.
+        per_channel: one weight scale an output channel.
+    """
+
+    def __init__(
+        self, model: Model, shapes: Shapes, keys: Iterable[str], *, per_channel: bool = True
+    ) -> None:
+        self.model = simplify(model, 13, shapes)
+        self.shapes = shapes
+        self.per_channel = per_channel
+        wanted = set(keys)
+        self.layers = {node_key(n): n for n in self.model.graph if node_key(n) in wanted and fits(n)}
+        self.placed = place(self.model, set(self.layers.values()))
+
+    def watches(self) -> list[Watch]:
+        """The sites, as values to be watched."""
+        found = []
+        for name, site in self.placed.sites.items():
+            dims = self.shapes.of(name)
+            floor = site.low if np.isfinite(site.low) and site.low <= 0 else None
+            found.append(Watch(name, 4 if dims is None else len(dims), floor))
+        return found
+
+    def source(self, key: str) -> str:
+        """The site that a layer reads."""
+        return self.layers[key].inputs[0].name or ""  # type: ignore[union-attr]
+
+    def axis(self, key: str) -> int | None:
+        """The axis of a layer's weight scales."""
+        return out_axis(self.layers[key]) if self.per_channel else None
+
+    def weight(self, key: str) -> Array:
+        """The float weights of a layer."""
+        return np.asarray(array(self.layers[key].inputs[1]))
+
+    def bias(self, key: str) -> Array | None:
+        """The float bias of a layer."""
+        node = self.layers[key]
+        return array(node.inputs[2]) if len(node.inputs) > 2 else None
+
+    def _bias(self, choice: Choice, key: str) -> Array | None:
+        """The bias to write: every Conv and Gemm gets one, so that a repair never changes the structure."""
+        if self.layers[key].op_type == "MatMul":
+            return None
+        node = self.layers[key]
+        bias = choice.biases.get(key, self.bias(key))
+        return np.zeros(constant_shape(node)[out_axis(node)], np.float32) if bias is None else bias
+
+    def blank(self) -> Choice:
+        """A choice of the right structure and no values."""
+        found: dict[str, LayerWeights] = {}
+        for key, node in self.layers.items():
+            found[key] = integers.zeros(constant_shape(node), self.axis(key))
+        return Choice(found)
+
+    def build(self, choice: Choice, done: Callable[[Model, str], None] = lambda _model, _key: None) -> Model:
+        """A copy with Q/DQ nodes and integer weights; `done` is called after each layer with the model so far."""
+        result = copy(self.model)
+        placed, nodes = _on_copy(self.placed, self.model, result)
+        by_key = {node_key(n): n for n in nodes}
+        sources = {key: by_key[key].inputs[0].name or "" for key in choice.weights}  # type: ignore[union-attr]
+        grids = write_sites(result, placed, choice.ranges)
+        for key, weights in choice.weights.items():
+            node = by_key[key]
+            write_layer(result, node, weights, self._bias(choice, key), grids[sources[key]].dq_scale)
+            done(result, key)
+        edit.remove_dead(result)
+        return result
+
+
+def fits(node: ir.Node) -> bool:
+    """Whether a node is a layer with an integer kernel: constant float weights, a bias that is constant if any."""
+    if node.op_type not in LAYERS or node.domain not in {"", "ai.onnx"}:
+        return False
+    weight = constant(node.inputs[1])
+    if weight is None or weight.dtype != ir.DataType.FLOAT or constant(node.inputs[0]) is not None:
+        return False
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if bias is not None and constant(bias) is None:
+        return False
+    if node.op_type == "Gemm":
+        return _plain_gemm(node)
+    return node.op_type == "Conv" or len(weight.shape) == 2
+
+
+def constant_shape(node: ir.Node) -> tuple[int, ...]:
+    """The shape of a layer's weight."""
+    tensor = constant(node.inputs[1])
+    assert tensor is not None
+    return tuple(int(d) for d in tensor.shape.numpy())
+
+
+def _plain_gemm(node: ir.Node) -> bool:
+    attributes = {name: a.value for name, a in node.attributes.items()}
+    return (
+        attributes.get("alpha", 1.0) == 1.0
+        and attributes.get("beta", 1.0) == 1.0
+        and not attributes.get("transA")
+    )
+
+
+def _on_copy(placed: Placement, before: Model, after: Model) -> tuple[Placement, list[ir.Node]]:
+    """The same placement on a copy of the model it was made on."""
+    nodes = dict(zip(before.graph, after.graph, strict=True))
+    values = {v: w for a, b in nodes.items() for v, w in zip(a.outputs, b.outputs, strict=True)}
+    values.update(zip(before.graph.inputs, after.graph.inputs, strict=True))
+    sites = {
+        name: type(s)(values[s.first], values[s.last], s.factor, s.shift, s.low, s.high)
+        for name, s in placed.sites.items()
+    }
+    moved = Placement([nodes[n] for n in placed.nodes], sites, dict(placed.grids))
+    return moved, [nodes[n] for n in before.graph]
+
+
+def ranges_of(
+    seen: Mapping[str, Observed], choose: Callable[[Observed], tuple[float, float]]
+) -> dict[str, tuple[float, float]]:
+    """A range for every site."""
+    return {name: choose(observed) for name, observed in seen.items()}
+
+
+__all__ = ["Choice", "Feed", "Workshop", "fits", "ranges_of"]

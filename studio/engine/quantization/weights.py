@@ -1,0 +1,52 @@
+"""Integer weights for one layer: ranges per channel, found by max or by least squared error."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from studio.engine.quantization import grids
+from studio.engine.quantization.qdq import LayerWeights
+
+Array: TypeAlias = npt.NDArray[Any]
+Search: TypeAlias = Literal["max", "mse"]
+
+
+def per_channel(w: Array, axis: int | None, bits: int = 8, search: Search = "max") -> LayerWeights:
+    """Symmetric integers with one scale a channel along `axis` (None: one for all).
+
+    Args:
+        w: float weights.
+        axis: of the output channels.
+        bits: 2 to 8; fewer than 8 leave the upper values of int8 unused.
+        search: 'max' covers every weight; 'mse' tries narrower ranges and keeps the one with the least squared error.
+
+    Raises:
+        StudioError: `w` holds NaN or infinities.
+    """
+    others = None if axis is None else tuple(i for i in range(w.ndim) if i != axis)
+    grid = grids.symmetric(w, others, bits)
+    if search == "mse":
+        grid = _least_squares(w, grid, others)
+    return LayerWeights(
+        grid.quantize(w), grid.scale.reshape(-1) if axis is not None else grid.scale.reshape(()), axis
+    )
+
+
+def _least_squares(w: Array, grid: grids.Grid, others: tuple[int, ...] | None) -> grids.Grid:
+    best = grid.scale.copy()
+    least = np.square(w - grid.snap(w)).sum(axis=others, keepdims=True)
+    for share in np.linspace(0.98, 0.6, 20):
+        tried = grids.Grid((grid.scale * share).astype(np.float32), grid.zero, grid.low, grid.high)
+        error = np.square(w - tried.snap(w)).sum(axis=others, keepdims=True)
+        better = error < least
+        best, least = np.where(better, tried.scale, best), np.where(better, error, least)
+    return grids.Grid(best.astype(np.float32), grid.zero, grid.low, grid.high)
+
+
+def zeros(shape: tuple[int, ...], axis: int | None) -> LayerWeights:
+    """Integer weights of the right shape and no value: for plans."""
+    channels = () if axis is None else (shape[axis],)
+    return LayerWeights(np.zeros(shape, np.int8), np.ones(channels, np.float32), axis)

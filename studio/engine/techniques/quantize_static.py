@@ -1,0 +1,113 @@
+"""Static int8: weights and activations as 8-bit integers in standard Q/DQ form, ranges from calibration data.
+
+y = Σ w·x + b with x = s_x (q_x − z_x), q_x uint8; w = s_w q_w, q_w int8 with one s_w an output channel; b = s_x s_w q_b,
+q_b int32. The unsigned × signed form is the one that onnxruntime's integer kernels run fast.
+
+Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+Inference"; ONNX QuantizeLinear, DequantizeLinear.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from studio.base.errors import StudioError
+from studio.engine.dataset import Dataset
+from studio.engine.graph import Model, constant
+from studio.engine.layers import LayerNode, Listing
+from studio.engine.quantization import recipe
+from studio.engine.quantization.placement import LAYERS
+from studio.engine.quantization.promise import promise
+from studio.engine.quantization.static import Workshop, fits
+from studio.engine.techniques.contract import Context
+from studio.records.plan import Plan, Refusal
+from studio.records.steps import QuantizeStatic, Settings, Step
+
+
+class StaticInt8:
+    """See the module."""
+
+    settings: type[Settings] = QuantizeStatic
+
+    def plan(self, listing: Listing, step: Step, context: Context) -> Plan:
+        """See `Technique.plan`."""
+        refusals = [r for name in step.layers if (r := _why_not(listing.nodes[name])) is not None]
+        refused = {r.layer for r in refusals}
+        chosen = [name for name in step.layers if name not in refused]
+        if not chosen:
+            return promise(listing, step, None, {}, refusals)
+        shop = _workshop(listing, step, chosen)
+        what = "int8 weights per channel" if _settings(step).per_channel else "int8 weights"
+        words = dict.fromkeys(chosen, f"{what}, uint8 activations")
+        return promise(listing, step, shop.build(shop.blank()), words, refusals, _notes(listing, context))
+
+    def draft(self, listing: Listing, plan: Plan, context: Context) -> Model:
+        """See `Drafting.draft`."""
+        del context
+        shop = _workshop(listing, plan.step, [a.layer for a in plan.actions])
+        return shop.build(shop.blank())
+
+    def apply(self, listing: Listing, plan: Plan, context: Context) -> Model:
+        """See `Technique.apply`."""
+        if context.calibration is None:
+            raise StudioError(
+                "Static int8 needs calibration data",
+                "activation ranges are taken from samples",
+                "Give a few dozen unlabelled samples, or choose dynamic int8, which needs none.",
+            )
+        names = {listing.nodes[a.layer].record.key: a.layer for a in plan.actions}
+        shop = _workshop(listing, plan.step, list(names.values()))
+        settings = _settings(plan.step)
+        work = recipe.Work(shop, context.calibration, context.progress.part(0.0, 0.9), context.threads)
+        choice = work.careful(settings) if settings.preset == "careful" else work.fast(settings)
+        done = 0
+        last = context.progress.part(0.9, 1.0)
+
+        def tell(model: Model, key: str) -> None:
+            nonlocal done
+            done += 1
+            last.tick(done / len(names), f"{names[key]}: int8")
+            context.treated(model, names[key], f"{names[key]}: int8, {work.quality(key):.1f} dB")
+
+        return shop.build(choice, tell)
+
+
+def _settings(step: Step) -> QuantizeStatic:
+    return cast("QuantizeStatic", step.settings)
+
+
+def _workshop(listing: Listing, step: Step, names: list[str]) -> Workshop:
+    keys = [listing.nodes[name].record.key for name in names]
+    return Workshop(listing.model, listing.shapes, keys, per_channel=_settings(step).per_channel)
+
+
+def _why_not(layer: LayerNode) -> Refusal | None:
+    """Why a layer cannot run on integers with static ranges; None when it can."""
+    name, node = layer.record.name, layer.node
+    hint = "Weights only (8 or 4 bits) makes it smaller."
+    if layer.quantized:
+        return Refusal(layer=name, reason="its weights are integers already")
+    if layer.path:
+        return Refusal(
+            layer=name, reason="it lies in a subgraph, whose values calibration does not see", hint=hint
+        )
+    if node.op_type not in LAYERS:
+        return Refusal(layer=name, reason=f"onnxruntime has no integer kernel for {node.op_type}", hint=hint)
+    if fits(node):
+        return None
+    weight = constant(node.inputs[1])
+    if weight is None:
+        return Refusal(layer=name, reason="its weights are computed, not stored")
+    return Refusal(layer=name, reason="onnxruntime has no integer kernel for this form of it", hint=hint)
+
+
+def _notes(listing: Listing, context: Context) -> list[str]:
+    notes = []
+    if listing.model.opset < 13:
+        notes.append(f"The opset is raised from {listing.model.opset} to 13: one scale a channel needs it.")
+    calibration: Dataset | None = context.calibration
+    if calibration is None:
+        notes.append("Calibration data are needed to apply this.")
+    elif calibration.random:
+        notes.append("The calibration data are random: ranges and accuracy will be wrong for real inputs.")
+    return notes
