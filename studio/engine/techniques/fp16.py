@@ -25,7 +25,18 @@ from studio.base.progress import Progress
 from studio.base.units import change
 from studio.engine import edit, execute
 from studio.engine.cost import model_cost, tensor_bytes
-from studio.engine.graph import Model, Shapes, constant, copy, graphs, holder, node_key, subgraphs, type_name
+from studio.engine.graph import (
+    Dims,
+    Model,
+    Shapes,
+    constant,
+    copy,
+    graphs,
+    holder,
+    node_key,
+    subgraphs,
+    type_name,
+)
 from studio.engine.layers import Listing
 from studio.engine.techniques.contract import Context
 from studio.records.model import Cost, Layer
@@ -219,6 +230,20 @@ def _may_be_half(node: ir.Node) -> bool:
 # ------------------------------------------------------------------ the conversion
 
 
+@dataclass(frozen=True)
+class _Known:
+    """Shapes and types by name, growing with the casts."""
+
+    dims: dict[str, Dims]
+    types: dict[str, str]
+
+    def note(self, name: str, dtype: ir.DataType, like: str) -> None:
+        """The value `name` has this type, and the shape of the value `like`."""
+        self.types[name] = type_name(dtype)
+        if like in self.dims:
+            self.dims[name] = self.dims[like]
+
+
 @dataclass
 class _Conversion:
     """A converted copy, its shapes, and the bytes that each layer saved."""
@@ -242,11 +267,10 @@ def _convert(
     refused = {layer.key for layer in listing.layers} - set(keys)
     whole = bool(chosen) and {layer.name for layer in listing.layers} <= set(chosen) | excluded
     half = _half_nodes(model, listing.shapes, set(keys), refused, settings, hot, whole=whole)
-    types = dict(listing.shapes.types_by_name)
-    shapes = Shapes(dims_by_name=dict(listing.shapes.dims_by_name), types_by_name=types)
-    result = _Conversion(model, shapes)
+    known = _Known(dict(listing.shapes.dims_by_name), dict(listing.shapes.types_by_name))
+    result = _Conversion(model, Shapes(dims_by_name=known.dims, types_by_name=known.types))
     _store_constants(model, half, keys, result)
-    _place_casts(model, half, listing.shapes, types, keep_io=settings.keep_io or not whole)
+    _place_casts(model, half, listing.shapes, known, keep_io=settings.keep_io or not whole)
     return result
 
 
@@ -275,13 +299,10 @@ def _half_nodes(
                 continue
             elif _fits(node) and not (hot & {v.name for v in (*node.inputs, *node.outputs) if v is not None}):
                 floats = [
-                    v.producer() in half
-                    for i in _half_inputs(node)
-                    if (v := node.inputs[i]) is not None
-                    and holder(v) is None
-                    and shapes.dtype(v) == "float32"
+                    v for i in _half_inputs(node) if (v := node.inputs[i]) and shapes.dtype(v) == "float32"
                 ]
-                if floats and (whole or all(floats)):
+                computed = [v.producer() in half for v in floats if holder(v) is None]
+                if (whole and floats) or (computed and all(computed)):
                     half.add(node)
     return half
 
@@ -357,18 +378,16 @@ def _narrow(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     )
 
 
-def _place_casts(
-    model: Model, half: set[ir.Node], shapes: Shapes, types: dict[str, str], *, keep_io: bool
-) -> None:
+def _place_casts(model: Model, half: set[ir.Node], shapes: Shapes, known: _Known, *, keep_io: bool) -> None:
     """Retype the outputs of half nodes and cast wherever a user wants the other type."""
     casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
     for node in half:
         for value in node.outputs:
             if value.name and shapes.dtype(value) in {"float32", None} and _floats_out(node, value):
                 value.type = ir.TensorType(ir.DataType.FLOAT16)
-                types[value.name] = "float16"
+                known.note(value.name, ir.DataType.FLOAT16, value.name)
     if not keep_io:
-        _narrow_inputs(model, shapes, types)
+        _narrow_inputs(model, shapes, known)
     for path, graph in list(graphs(model)):
         for node in list(graph):
             wanted = set(_half_inputs(node)) if node in half else set()
@@ -377,10 +396,10 @@ def _place_casts(
                     continue
                 target = _mismatch(source, shapes, half=position in wanted)
                 if target is not None:
-                    node.replace_input_with(position, _cast(model, source, target, casts, types))
+                    node.replace_input_with(position, _cast(model, source, target, casts, known))
         for index, value in enumerate(graph.outputs):
             if value.dtype == ir.DataType.FLOAT16 and value.producer() in half and (keep_io or path):
-                _cast_output(model, graph, index, value, types)
+                _cast_output(model, graph, index, value, known)
 
 
 def _floats_out(node: ir.Node, value: ir.Value) -> bool:
@@ -391,11 +410,11 @@ def _floats_out(node: ir.Node, value: ir.Value) -> bool:
     return "tensor(float16)" in formal.types and "tensor(float)" in formal.types
 
 
-def _narrow_inputs(model: Model, shapes: Shapes, types: dict[str, str]) -> None:
+def _narrow_inputs(model: Model, shapes: Shapes, known: _Known) -> None:
     for value in model.graph.inputs:
         if shapes.dtype(value) == "float32" and not value.is_initializer():
             value.type = ir.TensorType(ir.DataType.FLOAT16)
-            types[value.name or ""] = "float16"
+            known.note(value.name or "", ir.DataType.FLOAT16, value.name or "")
 
 
 def _mismatch(value: ir.Value, shapes: Shapes, *, half: bool) -> ir.DataType | None:
@@ -417,7 +436,7 @@ def _cast(
     value: ir.Value,
     target: ir.DataType,
     casts: dict[tuple[ir.Value, ir.DataType], ir.Value],
-    types: dict[str, str],
+    known: _Known,
 ) -> ir.Value:
     """The one cast of `value` to `target`, made behind its producer when first wanted."""
     if (value, target) not in casts:
@@ -427,7 +446,7 @@ def _cast(
         )
         result = node.outputs[0]
         result.shape = value.shape
-        types[result.name or ""] = type_name(target)
+        known.note(result.name or "", target, value.name or "")
         producer = value.producer()
         if producer is not None:
             edit.owner(producer).insert_after(producer, node)
@@ -440,7 +459,7 @@ def _cast(
     return casts[value, target]
 
 
-def _cast_output(model: Model, graph: ir.Graph, index: int, value: ir.Value, types: dict[str, str]) -> None:
+def _cast_output(model: Model, graph: ir.Graph, index: int, value: ir.Value, known: _Known) -> None:
     """Give a graph's output back its float type, under its old name."""
     producer = value.producer()
     assert producer is not None
@@ -451,6 +470,7 @@ def _cast_output(model: Model, graph: ir.Graph, index: int, value: ir.Value, typ
     )
     node.outputs[0].shape = value.shape
     value.name, node.outputs[0].name = node.outputs[0].name, name
-    types[value.name or ""], types[name] = "float16", "float32"
+    known.note(value.name or "", ir.DataType.FLOAT16, name)
+    known.note(name, ir.DataType.FLOAT, name)
     graph.outputs[index] = node.outputs[0]
     graph.insert_after(producer, node)
