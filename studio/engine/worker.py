@@ -7,6 +7,7 @@ process. Standard output belongs to the frames alone: whatever prints is sent to
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import sys
@@ -14,14 +15,18 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TypeAlias, cast
+from typing import IO, TYPE_CHECKING, TypeAlias, cast
 
 from studio.base.errors import Cancelled, StudioError
 from studio.base.process import read_frame, write_frame
 from studio.base.progress import Progress
 from studio.records import task as t
 from studio.records.base import decode, encode
+
+if TYPE_CHECKING:
+    from studio.engine.layers import Listing
 
 News: TypeAlias = Callable[[t.News], None]
 _NEWS_INTERVAL = 0.05  # seconds between two Progressed
@@ -98,13 +103,97 @@ def _answer(ask: t.Ask, target: IO[bytes], cancelled: set[int]) -> t.Answer:
         )
 
 
-def perform(task: t.Task, progress: Progress, news: News) -> t.Answer:  # noqa: ARG001
-    """Carry out one task."""
+# ------------------------------------------------------------------ tasks
+
+
+@dataclass(frozen=True)
+class _Warm:
+    """The model that read-only tasks asked for last, listed, and the file's state then."""
+
+    path: Path
+    stamp: tuple[int, int]
+    asked: t.InputSizes
+    listing: Listing
+
+
+_warm: _Warm | None = None
+
+
+def _listing(model: str, sizes: t.InputSizes | None = None) -> Listing:
+    """The model listed, from memory when the file is still the same; None = at any input sizes."""
+    global _warm
+    from studio.engine.graph import load
+    from studio.engine.layers import list_layers
+
+    path = Path(model)
+    stamp = _stamp(path)
+    same = _warm is not None and (_warm.path, _warm.stamp) == (path, stamp)
+    if _warm is not None and same and sizes in {None, _warm.asked}:
+        return _warm.listing
+    loaded = _warm.listing.model if _warm is not None and same else load(path)
+    _warm = _Warm(path, stamp, sizes or (), list_layers(loaded, dict(sizes or ())))
+    return _warm.listing
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """What changes when a file does; zeros where there is none, and reading it says so in words."""
+    with contextlib.suppress(OSError):
+        state = path.stat()
+        return state.st_mtime_ns, state.st_size
+    return 0, 0
+
+
+def perform(task: t.Task, progress: Progress, news: News) -> t.Answer:
+    """Carry out one task; what a task needs is imported when one comes."""
     match task:
         case t.Inspect():
-            from studio.engine.layers import inspect
+            return _inspect(task)
+        case t.PreviewSteps():
+            from studio.engine.planning import preview
 
-            stripped = Path(task.stripped) if task.stripped else None
-            return inspect(Path(task.model), dict(task.input_sizes), stripped)
+            return preview(task, progress, _listing(task.model, task.input_sizes))
+        case t.DescribeLayer():
+            return _describe_layer(task, progress)
+        case t.DescribeData():
+            from studio.engine.dataset import describe_data
+
+            return describe_data(task, progress)
+        case t.Apply():
+            from studio.engine.run import apply
+
+            return apply(task, progress, news)
+        case t.Scan():
+            from studio.engine.sensitivity import scan
+
+            return scan(task, progress, news)
+        case t.Measure():
+            from studio.engine.measure import measure
+
+            return measure(task, progress, news)
+        case t.Profile():
+            from studio.engine.profile import profile
+
+            return profile(task, progress)
+        case t.Footprint():
+            from studio.engine.footprint import footprint
+
+            return footprint(task, progress)
         case _:
-            raise StudioError(f"This engine cannot do '{type(task).__name__}' yet")
+            raise StudioError(f"This engine cannot do '{type(task).__name__}'")
+
+
+def _inspect(task: t.Inspect) -> t.Inspected:
+    from studio.engine.layers import describe
+
+    stripped = Path(task.stripped) if task.stripped else None
+    return describe(_listing(task.model, task.input_sizes), Path(task.model), stripped)
+
+
+def _describe_layer(task: t.DescribeLayer, progress: Progress) -> t.LayerDetail:
+    from studio.engine.dataset import open_data
+    from studio.engine.describe import describe_layer
+
+    listing = _listing(task.model)
+    spec = task.calibration
+    data = None if spec is None else open_data(spec, listing.inputs, dict(listing.input_sizes))
+    return describe_layer(listing, task.layer, task.settings, data, progress)

@@ -5,6 +5,7 @@ in initializers, Constant nodes and outer graphs, behind Identity, Cast, Transpo
 """
 
 from studio.engine.layers.find import LayerNode, Listing, list_layers
+from studio.engine.layers.floats import float_weights
 from studio.engine.layers.inspect import describe, inspect, outline
 from studio.engine.layers.precision import count_numbers
 from studio.engine.layers.preflight import preflight
@@ -14,6 +15,7 @@ __all__ = [
     "Listing",
     "count_numbers",
     "describe",
+    "float_weights",
     "inspect",
     "list_layers",
     "outline",

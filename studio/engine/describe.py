@@ -1,0 +1,176 @@
+"""What the inspector shows of one layer: its weights, what a treatment would make of them, its activations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from msgspec.structs import replace
+
+from studio.base.errors import StudioError
+from studio.base.progress import Progress
+from studio.engine.dataset import Dataset
+from studio.engine.execute import stream
+from studio.engine.graph import constant
+from studio.engine.layers import LayerNode, Listing, count_numbers, float_weights
+from studio.engine.pruning.zeros import smallest
+from studio.engine.quantization import grids
+from studio.records import steps
+from studio.records.task import ChannelRange, Histogram, LayerDetail
+
+Array = npt.NDArray[Any]
+
+_BINS = 128
+_MAX_VALUES = 4_000_000  # a histogram of more weights than this is one of an even sample
+_MAX_CHANNELS = 4096
+_MAX_GRID = 256
+_SAMPLES = 16
+_VALUES_PER_RUN = 65_536
+
+
+def describe_layer(
+    listing: Listing,
+    name: str,
+    settings: steps.AnySettings | None = None,
+    data: Dataset | None = None,
+    progress: Progress | None = None,
+) -> LayerDetail:
+    """Histogram, ranges by channel, grid and error of one layer's weights; histograms of its activations.
+
+    Args:
+        listing: the model.
+        name: of the layer.
+        settings: a treatment whose grid and error are asked for.
+        data: samples to take activations from.
+        progress: ticked while the model runs.
+
+    Raises:
+        StudioError: there is no such layer.
+    """
+    layer = listing.nodes.get(name)
+    if layer is None:
+        raise StudioError(f"No layer is called '{name}'")
+    counted = count_numbers(layer.weight, layer.zero_point, layer.out_axis)
+    inputs, outputs = _activations(listing, layer, data, progress or Progress())
+    weights = float_weights(layer)
+    detail = LayerDetail(
+        layer=name,
+        sparsity=counted.zeros / counted.values if counted is not None and counted.values else None,
+        inputs=inputs,
+        outputs=outputs,
+    )
+    if weights is None or not weights.size:
+        return detail
+    detail = replace(detail, weights=histogram(weights), channels=_ranges(weights, layer))
+    if settings is None or layer.quantized:
+        refused = "its weights are quantized already" if settings is not None else ""
+        return replace(detail, refused=refused)
+    if not np.isfinite(weights).all():
+        return replace(detail, refused="its weights hold NaN or infinities")
+    after, grid = _treated(weights, layer, settings)
+    if after is None:
+        return detail
+    return replace(
+        detail,
+        grid=tuple(float(g) for g in grid),
+        clipped=_clipped(weights, grid),
+        sqnr_db=grids.sqnr_db(weights, after),
+    )
+
+
+def _clipped(weights: Array, grid: Array) -> float | None:
+    """Share of weights that lie more than half a step outside of the grid."""
+    if len(grid) < 2:
+        return None
+    half = (grid[1] - grid[0]) / 2
+    return float(np.mean((weights < grid[0] - half) | (weights > grid[-1] + half)))
+
+
+def histogram(values: Array) -> Histogram | None:
+    """Counts over equal bins; None without finite values. A large array is sampled evenly."""
+    flat = values.reshape(-1)[:: max(1, values.size // _MAX_VALUES)]
+    flat = flat[np.isfinite(flat)]
+    if not flat.size:
+        return None
+    low, high = float(flat.min()), float(flat.max())
+    if low == high:
+        return Histogram(low=low, high=high, counts=(int(flat.size),))
+    counts, _edges = np.histogram(flat.astype(np.float64), bins=_BINS, range=(low, high))
+    return Histogram(low=low, high=high, counts=tuple(int(c) for c in counts))
+
+
+def _ranges(weights: Array, layer: LayerNode) -> tuple[ChannelRange, ...]:
+    """Smallest and largest weight by output channel."""
+    axis = 1 if layer.node.op_type == "MatMulNBits" else layer.out_axis
+    if axis is None or weights.shape[axis] > _MAX_CHANNELS:
+        return ()
+    others = tuple(i for i in range(weights.ndim) if i != axis)
+    low, high = weights.min(axis=others), weights.max(axis=others)
+    return tuple(ChannelRange(low=float(a), high=float(b)) for a, b in zip(low, high, strict=True))
+
+
+# ------------------------------------------------------------------ treated
+
+
+def _treated(weights: Array, layer: LayerNode, settings: steps.AnySettings) -> tuple[Array | None, Array]:
+    """The weights after a treatment (None: their number changes), and the grid of the widest channel."""
+    none = np.zeros(0, np.float32)
+    match settings:
+        case steps.Fp16():
+            return weights.astype(np.float16).astype(np.float32), none
+        case steps.Sparsify():
+            return np.where(smallest(np.abs(weights), settings.ratio), 0, weights), none
+        case steps.QuantizeWeights():
+            return _in_blocks(weights, layer, settings)
+        case steps.QuantizeDynamic() | steps.QuantizeStatic():
+            return _per_channel(weights, layer.out_axis if settings.per_channel else None)
+        case _:
+            return None, none
+
+
+def _per_channel(weights: Array, axis: int | None) -> tuple[Array, Array]:
+    others = None if axis is None else tuple(i for i in range(weights.ndim) if i != axis)
+    grid = grids.symmetric(weights, others, 8)
+    return grid.snap(weights), _steps(grid, int(np.argmax(grid.scale)))
+
+
+def _in_blocks(
+    weights: Array, layer: LayerNode, settings: steps.QuantizeWeights
+) -> tuple[Array | None, Array]:
+    if layer.in_axis is None or weights.ndim != 2:
+        return None, np.zeros(0, np.float32)
+    rows = np.moveaxis(weights, layer.in_axis, 1)  # (out, in)
+    grid = grids.block_grid(rows, settings.block, settings.bits, symmetric_=settings.symmetric)
+    snapped = grid.snap(grids.blocks(rows, settings.block)).reshape(rows.shape[0], -1)[:, : rows.shape[1]]
+    return np.moveaxis(snapped, 1, layer.in_axis), _steps(grid, int(np.argmax(np.abs(grid.scale))))
+
+
+def _steps(grid: grids.Grid, channel: int) -> Array:
+    """All numbers of one channel's grid, in order."""
+    scale, zero = grid.scale.reshape(-1)[channel], grid.zero.reshape(-1)[channel]
+    codes = np.arange(grid.low, grid.high + 1)
+    return np.sort((codes - zero) * scale)[:_MAX_GRID]
+
+
+# ------------------------------------------------------------------ activations
+
+
+def _activations(
+    listing: Listing, layer: LayerNode, data: Dataset | None, progress: Progress
+) -> tuple[Histogram | None, Histogram | None]:
+    """Histograms of the layer's input and output; None without data and for layers in subgraphs."""
+    value = (
+        layer.node.inputs[0 if layer.position else 1] if len(layer.node.inputs) > 1 else layer.node.inputs[0]
+    )
+    if data is None or layer.path or value is None or constant(value) is not None:
+        return None, None
+    names = (value.name or "", layer.node.outputs[0].name or "")
+    seen: dict[str, list[Array]] = {name: [] for name in names}
+    few = data.take(_SAMPLES)
+    for found in stream(listing.model, names, few.feeds(), progress, total=few.samples):
+        for name in names:
+            flat = np.asarray(found[name]).reshape(-1)
+            seen[name].append(flat[:: max(1, flat.size // _VALUES_PER_RUN)])
+    first, second = (histogram(np.concatenate(seen[n])) if seen[n] else None for n in names)
+    return first, second
