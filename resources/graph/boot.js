@@ -1,0 +1,575 @@
+// Starts Netron inside the studio: in place of its own index.js. The only script that knows Netron's insides.
+//
+// Netron hands its parts out through `window.exports` while its modules load; some of them are replaced
+// here before the first graph is drawn. Nothing of its welcome, consent, age check or telemetry runs.
+
+const parts = window.exports = {};
+await import('../json.js');
+await import('../xml.js');
+await import('../protobuf.js');
+await import('../grapher.js');
+await import('../browser.js');
+await import('../view.js');
+const { view, browser } = parts;
+
+const SVG = 'http://www.w3.org/2000/svg';
+const element = (name, attributes, parent) => {
+    const made = document.createElementNS(SVG, name);
+    for (const [key, value] of Object.entries(attributes)) {
+        made.setAttribute(key, value);
+    }
+    if (parent) {
+        parent.appendChild(made);
+    }
+    return made;
+};
+
+// ---------------------------------------------------------------- the host: no consent, no telemetry, no outside
+
+class Host extends browser.Host {
+
+    constructor() {
+        super();
+        this._environment.menu = false;
+        this._environment.packaged = false;
+    }
+
+    async view(value) {
+        this._view = value;
+    }
+
+    async start() {
+        this._view.show('welcome spinner');
+    }
+
+    async execute() {
+        // the studio has its own commands
+    }
+
+    // An alert is an error: the studio says it. A notification ("this may take long") asks nothing:
+    // Netron waits for the answer before it cancels, so none is given.
+    async message(text, alert) {
+        if (alert) {
+            studio.failed(text || '');
+            return 0;
+        }
+        return new Promise(() => {});
+    }
+
+    openURL() {}
+    exception() {}
+    event() {}
+    get() {}
+    set() {}
+    delete() {}
+    async export() {}
+}
+
+// ---------------------------------------------------------------- nodes as the studio draws them
+
+// Operator above name, both centred on one ground, in place of Netron's header and list of weights.
+class Label {
+
+    constructor(operator, name, category) {
+        this.operator = operator;
+        this.name = name;
+        this.category = category;
+    }
+
+    build(document, parent) {
+        this.element = element('g', { class: `node-item node-item-type studio-label ${this.category}` }, parent);
+        this.path = element('path', {}, this.element);
+        this.lines = [this.operator, this.name].filter((text) => text).map((text, i) => {
+            const line = element('text', { class: i === 0 ? 'studio-operator' : 'studio-name', 'text-anchor': 'middle' }, this.element);
+            line.textContent = text;
+            return line;
+        });
+    }
+
+    measure() {
+        const widths = this.lines.map((line) => line.getBBox().width);
+        this.width = Math.max(104, Math.ceil(Math.max(...widths)) + 24);
+        this.height = this.lines.length > 1 ? 40 : 32;
+    }
+
+    layout() {}
+
+    update() {
+        this.element.setAttribute('transform', `translate(${this.x},${this.y})`);
+        this.path.setAttribute('d', rounded(this.width, this.height, this.first ? 4 : 0, this.last ? 4 : 0));
+        const middle = this.width / 2;
+        const places = this.lines.length > 1 ? [17, 31] : [20.5];
+        this.lines.forEach((line, i) => {
+            line.setAttribute('x', middle);
+            line.setAttribute('y', places[i]);
+        });
+    }
+}
+
+const rounded = (w, h, top, bottom) =>
+    `M${top},0h${w - 2 * top}a${top},${top} 0 0 1 ${top},${top}v${h - top - bottom}a${bottom},${bottom} 0 0 1 ${-bottom},${bottom}` +
+    `h${2 * bottom - w}a${bottom},${bottom} 0 0 1 ${-bottom},${-bottom}v${top + bottom - h}a${top},${top} 0 0 1 ${top},${-top}z`;
+
+// The end of an exported name says most: '…layer1.0/conv1/Conv'.
+const cut = (text, length) => text.length <= length ? text : `\u2026${text.substring(text.length - length + 1)}`;
+
+const keyOf = (node) => {
+    for (const argument of node.outputs || []) {
+        for (const value of argument.value || []) {
+            if (value && value.name) {
+                return value.name.split('\n').shift();
+            }
+        }
+    }
+    return '';
+};
+
+const subgraphs = (node) => (node.attributes || []).concat(node.blocks || []).filter((a) => a.type === 'graph' && a.value);
+
+view.Node = class extends view.Node {
+
+    _add(value, type) {
+        const plain = !type && value.type && !value.inner && !(value.chain && value.chain.length) && subgraphs(value).length === 0;
+        if (!plain) {
+            super._add(value, type);
+            return;
+        }
+        const operator = value.type.name.split('.').pop();
+        const name = value.name || keyOf(value);
+        this.blocks.push(new Label(cut(operator, 24), cut(name, 24), value.type.category ? 'has-category' : ''));
+    }
+};
+
+view.Edge = class extends view.Edge {
+
+    // The shape of the tensor beside the line, when asked for.
+    get label() {
+        return studio.options.shapes ? this._shape : '';
+    }
+
+    set label(value) {
+        this._shape = value;
+    }
+};
+
+view.Graph = class extends view.Graph {
+
+    // Subgraphs stand open to begin with: layers live in them.
+    add(graph, signature) {
+        this.blocks = studio.blocks;
+        for (const attribute of graph.nodes.flatMap(subgraphs)) {
+            if (!studio.seen.has(attribute.value)) {
+                studio.seen.add(attribute.value);
+                this.blocks.add(attribute.value);
+            }
+        }
+        super.add(graph, signature);
+    }
+
+    // Netron's own keeps zoom above 0.15 and under 1.4.
+    _updateZoom(zoom, e) {
+        const container = document.getElementById('target');
+        const canvas = document.getElementById('canvas');
+        zoom = Math.max(Math.min(this.fitting() * 0.8, 1), Math.min(zoom, 2.5));
+        const box = container.getBoundingClientRect();
+        const left = this._scrollLeft || container.scrollLeft;
+        const top = this._scrollTop || container.scrollTop;
+        const x = (e ? e.pageX - box.left : container.clientWidth / 2) + left;
+        const y = (e ? e.pageY - box.top : container.clientHeight / 2) + top;
+        canvas.style.width = `${zoom * this._width}px`;
+        canvas.style.height = `${zoom * this._height}px`;
+        this._scrollLeft = Math.max(0, x * zoom / this._zoom - (x - left));
+        this._scrollTop = Math.max(0, y * zoom / this._zoom - (y - top));
+        container.scrollLeft = this._scrollLeft;
+        container.scrollTop = this._scrollTop;
+        this._zoom = zoom;
+    }
+
+    // The zoom at which the whole graph is seen.
+    fitting() {
+        const container = document.getElementById('target');
+        return Math.min(container.clientWidth / this._width, container.clientHeight / this._height);
+    }
+};
+
+view.View = class extends view.View {
+
+    async _updatePath(model, stack) {
+        await super._updatePath(model, stack);
+        studio.drawn(true);
+    }
+
+    // A subgraph was opened or closed in place.
+    async refresh(anchor) {
+        await super.refresh(anchor);
+        studio.drawn(false);
+    }
+};
+
+// ---------------------------------------------------------------- what the studio calls, and is told
+
+class Studio {
+
+    constructor() {
+        this.options = { shapes: false };
+        this.colors = [];
+        this.selected = [];
+        this.ready = false;
+        this._nodes = new Map(); // key -> [{ node, path }]
+        this._places = new Map(); // node's SVG group -> { key, path, node }
+        this._controls = new Set(); // what Netron itself answers clicks on
+        this._wanted = null;
+        this.seen = new WeakSet(); // subgraphs that were opened once
+        this.blocks = new Set(); // subgraphs that stand open
+    }
+
+    attach(bridge, viewer) {
+        this.bridge = bridge;
+        this.viewer = viewer;
+        const target = document.getElementById('target');
+        target.addEventListener('click', (e) => this._click(e), true);
+        target.addEventListener('dblclick', (e) => this._doubleClick(e), true);
+        target.addEventListener('contextmenu', (e) => e.preventDefault(), true);
+        window.addEventListener('keydown', (e) => this._key(e), true);
+        window.addEventListener('resize', () => this._resized());
+        bridge.started();
+    }
+
+    failed(text) {
+        this.bridge.failed(text);
+    }
+
+    // ---- commands
+
+    async open(address, name, options) {
+        Object.assign(this.options, options);
+        this._wanted = { address, name };
+        if (this._opening) {
+            return;
+        }
+        this._opening = true;
+        try {
+            while (this._wanted) {
+                const { address, name } = this._wanted;
+                this._wanted = null;
+                this.ready = false;
+                this.viewer.options.direction = this.options.direction || 'horizontal';
+                this.viewer.options.weights = false;
+                this._touched = false;
+                this.blocks.clear();
+                // eslint-disable-next-line no-await-in-loop
+                await this.viewer.host._openModel(address, name, name);
+            }
+        } finally {
+            this._opening = false;
+        }
+    }
+
+    async setOptions(options) {
+        Object.assign(this.options, options);
+        if (!this.ready) {
+            return;
+        }
+        this._touched = false;
+        this.viewer.options.direction = this.options.direction;
+        this.viewer._reload();
+    }
+
+    // rows: [layer name, [keys], ground, ink, words]
+    color(rows) {
+        this.colors = rows;
+        for (const { node } of this._all()) {
+            node.element.classList.remove('heat');
+            const title = node.element.querySelector(':scope > title');
+            if (title) {
+                title.remove();
+            }
+        }
+        for (const [name, keys, ground, ink, words] of rows) {
+            for (const node of this._find(name, keys)) {
+                if (ground) {
+                    node.element.classList.add('heat');
+                    node.element.style.setProperty('--ground', ground);
+                    node.element.style.setProperty('--ink', ink);
+                }
+                const title = element('title', {});
+                title.textContent = words;
+                node.element.prepend(title);
+            }
+        }
+    }
+
+    // rows: [layer name, [keys]]
+    select(rows, reveal) {
+        this.selected = rows;
+        const target = this.viewer.target;
+        if (!target || !this.ready) {
+            return;
+        }
+        this._clearMarks();
+        const main = [];
+        for (const [name, keys] of rows) {
+            this._find(name, keys).forEach((node, i) => {
+                this._mark(node);
+                if (i === 0) {
+                    main.push(node.element);
+                }
+            });
+        }
+        if (reveal && main.length > 0) {
+            target.scrollTo([main[main.length - 1]]);
+        }
+    }
+
+    // Keys of nodes whose name, operator or output holds the text; shows the `which`-th of them.
+    search(text, which) {
+        const wanted = text.toLowerCase();
+        const found = !wanted ? [] : this._all().filter(({ node, key }) => {
+            const { name, type } = node.value;
+            return [name, key, type && type.name].some((word) => (word || '').toLowerCase().includes(wanted));
+        });
+        for (const { node } of this._all()) {
+            node.element.classList.toggle('found', false);
+        }
+        found.forEach(({ node }) => node.element.classList.add('found'));
+        if (found.length > 0) {
+            const shown = found[((which % found.length) + found.length) % found.length];
+            this.viewer.target.scrollTo([shown.node.element]);
+            this._flash(shown.node.element);
+        }
+        this.bridge.searched(text, found.length);
+    }
+
+    fit() {
+        const target = this.viewer.target;
+        if (target) {
+            target.zoom = Math.min(1, target.fitting());
+            const container = document.getElementById('target');
+            container.scrollLeft = (container.scrollWidth - container.clientWidth) / 2;
+            container.scrollTop = (container.scrollHeight - container.clientHeight) / 2;
+            this._zoomed();
+        }
+    }
+
+    zoom(factor) {
+        if (this.viewer.target) {
+            this.viewer.target.zoom *= factor;
+            this._zoomed();
+        }
+    }
+
+    theme(dark, tokens) {
+        for (const sheet of document.styleSheets) {
+            for (const rule of sheet.cssRules) {
+                if (rule.media && (rule.studioDark || rule.media.mediaText.includes('prefers-color-scheme: dark'))) {
+                    rule.studioDark = true;
+                    rule.media.mediaText = dark ? 'all' : 'not all';
+                }
+            }
+        }
+        for (const [name, value] of Object.entries(tokens)) {
+            document.documentElement.style.setProperty(`--${name}`, value);
+        }
+    }
+
+    // ---- inside
+
+    // Netron has drawn a graph, a whole one or the same with a subgraph opened or closed.
+    drawn(whole) {
+        this._nodes.clear();
+        this._places.clear();
+        this._controls = new Set();
+        if (!this.viewer.target) {
+            return;
+        }
+        this._index(this.viewer.target, '');
+        this.ready = true;
+        this.color(this.colors);
+        if (whole) {
+            this._begin();
+        }
+        this.select(this.selected, whole && this._touched);
+        if (!this._wanted) {
+            window.requestAnimationFrame(() => this.bridge.rendered(this._places.size));
+        }
+    }
+
+    _index(graph, path) {
+        for (const entry of graph.nodes.values()) {
+            const node = entry.label;
+            if (!(node instanceof view.Node) || !node.element) {
+                continue;
+            }
+            this._remember(node, path);
+            this._controls.add(node.definition && node.definition.element);
+            const name = node.value.name || keyOf(node.value);
+            for (const block of node.blocks) {
+                for (const item of block._items || []) {
+                    for (const control of [item.content && item.content.expander, item.content && item.content.definition]) {
+                        this._controls.add(control && control.element);
+                    }
+                    for (const inner of item.content && item.content.blocks || []) {
+                        if (inner instanceof view.Block) {
+                            this._index(inner.target, [path, name, item.name].filter((part) => part).join('/'));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    _remember(node, path) {
+        const key = keyOf(node.value);
+        if (!this._nodes.has(key)) {
+            this._nodes.set(key, []);
+        }
+        this._nodes.get(key).push({ node, path, key });
+        this._places.set(node.element, { key, path, node });
+    }
+
+    _all() {
+        return Array.from(this._nodes.values()).flat();
+    }
+
+    // A key is unique in its graph only; the layer's name begins with the path of the graph.
+    _find(name, keys) {
+        const found = [];
+        for (const key of keys) {
+            const places = this._nodes.get(key) || [];
+            const fitting = places.length > 1 ? places.filter(({ path }) => !path || name.startsWith(`${path}/`)) : places;
+            fitting.sort((a, b) => b.path.length - a.path.length);
+            if (fitting.length > 0) {
+                found.push(fitting[0].node);
+            }
+        }
+        return found;
+    }
+
+    // Whole graph when it stays legible, else its beginning at a legible size.
+    _begin() {
+        const target = this.viewer.target;
+        const container = document.getElementById('target');
+        if (container.clientWidth === 0) {
+            return;
+        }
+        const whole = target.fitting();
+        if (whole >= 0.55) {
+            this.fit();
+            return;
+        }
+        const horizontal = this.options.direction !== 'vertical';
+        const across = horizontal ? container.clientHeight / target._height : container.clientWidth / target._width;
+        target.zoom = Math.max(0.55, Math.min(1, across));
+        const first = document.querySelector('#canvas .graph-input') || document.querySelector('#canvas .graph-node');
+        delete target._scrollLeft;
+        delete target._scrollTop;
+        if (first) {
+            const box = first.getBoundingClientRect();
+            const room = container.getBoundingClientRect();
+            const side = horizontal ? box.left - room.left - 24 : (box.left + box.right) / 2 - room.left - room.width / 2;
+            const down = horizontal ? (box.top + box.bottom) / 2 - room.top - room.height / 2 : box.top - room.top - 24;
+            container.scrollLeft += side;
+            container.scrollTop += down;
+        }
+        this._zoomed();
+    }
+
+    _resized() {
+        window.clearTimeout(this._settle);
+        this._settle = window.setTimeout(() => {
+            if (this.ready && !this._touched) {
+                this._begin();
+            }
+        }, 120);
+    }
+
+    _zoomed() {
+        document.body.classList.toggle('far', this.viewer.target.zoom < 0.3);
+    }
+
+    _node(e) {
+        for (let place = e.target; place && place.id !== 'target'; place = place.parentNode) {
+            if (this._places.has(place)) {
+                return this._places.get(place);
+            }
+        }
+        return null;
+    }
+
+    _click(e) {
+        this._touched = true;
+        if (this._controls.has(e.target.closest('.node-item'))) {
+            return; // Netron opens or closes a subgraph, or goes into a function
+        }
+        e.stopPropagation();
+        e.preventDefault();
+        const found = this._node(e);
+        const adding = e.ctrlKey || e.metaKey || e.shiftKey;
+        if (!found || !found.key) {
+            if (!adding) {
+                this._clearMarks();
+                this.bridge.clicked('', '', false);
+            }
+            return;
+        }
+        if (!adding) {
+            this._clearMarks();
+            this._mark(found.node);
+        }
+        this.bridge.clicked(found.key, found.path, adding);
+    }
+
+    // Netron's own side panel shows a node's attributes, inputs and outputs.
+    _doubleClick(e) {
+        const found = this._node(e);
+        if (found) {
+            e.stopPropagation();
+            this.viewer.showNodeProperties(found.node.value, 'studio');
+        }
+    }
+
+    _key(e) {
+        if (e.target instanceof window.HTMLInputElement) {
+            return;
+        }
+        e.stopPropagation();
+        if (e.key === 'Escape') {
+            this.viewer._sidebar.close();
+        }
+        if (e.key === 'Backspace') {
+            this.viewer.popTarget();
+        }
+        if (e.key === ' ') {
+            e.preventDefault();
+            this.fit();
+        }
+    }
+
+    _mark(node) {
+        node.element.classList.add('select');
+        this._marked = this._marked || new Set();
+        this._marked.add(node.element);
+    }
+
+    _clearMarks() {
+        for (const marked of this._marked || []) {
+            marked.classList.remove('select');
+        }
+        this._marked = new Set();
+    }
+
+    _flash(node) {
+        node.classList.remove('flash');
+        window.requestAnimationFrame(() => node.classList.add('flash'));
+    }
+}
+
+const studio = new Studio();
+window.studio = studio;
+
+const channel = await new Promise((resolve) => new window.QWebChannel(window.qt.webChannelTransport, resolve));
+const host = new Host();
+const viewer = new view.View(host);
+window.__view__ = viewer;
+await viewer.start();
+studio.attach(channel.objects.bridge, viewer);
