@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from studio.app import measuring
 from studio.base import units
 from studio.cli.options import data, input_sizes
 from studio.cli.terminal import Terminal
 from studio.records.measure import DataSpec, Latency, Measurement, OutputError
-from studio.records.task import InputSizes, Measure, Measurements
+from studio.records.task import InputSizes, Measure
 
 
 def measure(
@@ -34,7 +35,7 @@ def measured(
 ) -> tuple[Measurement, ...]:
     """Measure models against the first."""
     task = Measure(models=tuple(map(str, models)), evaluation=evaluation, threads=threads, input_sizes=sizes)
-    return terminal.ask(task, Measurements).measurements
+    return measuring.measure(terminal, task)
 
 
 def print_measurements(terminal: Terminal, names: Sequence[str], found: Sequence[Measurement]) -> None:

@@ -8,6 +8,7 @@ not feel it); heavy ones wait.
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ class AskLane:
         self._limits = limits or default_limits()
         self._condition = threading.Condition()
         self._waiting: list[_Question] = []
+        self._newest: dict[str, _Question] = {}
         self._running: _Question | None = None
         self._driver: Driver | None = None
         self._quiet = 0
@@ -71,6 +73,7 @@ class AskLane:
         with self._condition:
             if key:
                 self._drop(key)
+                self._newest[key] = question
             self._waiting.append(question)
             self._condition.notify_all()
 
@@ -116,11 +119,12 @@ class AskLane:
 
     def _drop(self, key: str) -> None:
         self._waiting = [q for q in self._waiting if q.key != key]
-        running, driver = self._running, self._driver
-        if running is not None and running.key == key:
-            running.dropped = True
-            if driver is not None:
-                driver.cancel(_PATIENCE_S)
+        newest = self._newest.pop(key, None)
+        if newest is None:
+            return
+        newest.dropped = True
+        if newest is self._running and self._driver is not None:
+            self._driver.cancel(_PATIENCE_S)
 
     # ------------------------------------------------------------ the lane's thread
 
@@ -133,7 +137,7 @@ class AskLane:
                 dropped = question.dropped
                 self._condition.notify_all()
             if not dropped and not self._closed:
-                self._post(lambda question=question, answer=answer: question.then(answer))  # type: ignore[misc]
+                self._post(functools.partial(_deliver, question, answer))
 
     def _warm(self) -> Driver:
         if self._driver is None or not self._driver.alive:
@@ -173,6 +177,11 @@ class AskLane:
             return failure_of(error)
         except OSError as error:
             return Failed(what="The worker process could not be started", why=str(error))
+
+
+def _deliver(question: _Question, answer: Answer) -> None:
+    if not question.dropped:  # superseded while the answer was on its way
+        question.then(answer)
 
 
 def _last_progress(news: object, question: _Question) -> None:
