@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from studio.engine.graph import Model, graphs, holder, nodes, subgraphs
+from studio.engine.graph import Model, graphs, holder, leave_old_ir, nodes, subgraphs
 
 _NAMES = "featherweight.names"
 
@@ -79,7 +79,7 @@ def add_constant(
     model: Model, graph: ir.Graph, name: str, data: np.ndarray[Any, Any] | ir.TensorProtocol
 ) -> ir.Value:
     """A new initializer of `graph`; its name starts with `name`."""
-    _leave_old_ir(model)
+    leave_old_ir(model)
     tensor = as_tensor(data)
     full = fresh_name(model, name)
     value = ir.Value(
@@ -89,14 +89,6 @@ def add_constant(
         tensor.name = full
     graph.register_initializer(value)
     return value
-
-
-def _leave_old_ir(model: Model) -> None:
-    """Before IR version 4 every initializer had to be an input, too; from then on it should not be one."""
-    if (model.ir.ir_version or 0) < 4:
-        model.ir.ir_version = 4
-        for value in [v for v in model.graph.inputs if v.is_initializer()]:
-            model.graph.inputs.remove(value)
 
 
 def make_node(

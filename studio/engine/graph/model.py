@@ -53,6 +53,19 @@ def copy(model: Model) -> Model:
     return Model(model.ir.clone(), model.path)
 
 
+def leave_old_ir(model: Model, version: int = 4) -> None:
+    """Raise the IR version to `version`, in place.
+
+    Before version 4 every weight had to be named among the inputs; from then on that would let a
+    caller replace it, and keep a runtime from optimizing it.
+    """
+    before = model.ir.ir_version or 0
+    if before < 4 <= version:
+        for value in [v for v in model.graph.inputs if v.is_initializer()]:
+            model.graph.inputs.remove(value)
+    model.ir.ir_version = max(before, version)
+
+
 def node_key(node: ir.Node) -> str:
     """The first output name that is not empty: unique within a graph, unlike node names."""
     return next((v.name for v in node.outputs if v.name), "")
