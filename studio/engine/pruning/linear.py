@@ -29,6 +29,7 @@ class Linear:
         groups: convolution groups; 1 elsewhere.
         transposed: the stored matrix is (in, out), as MatMul's right operand is.
         strides, pads, dilations: of a convolution; pads are (begins…, ends…).
+        extra: output padding of a transposed convolution.
         auto_pad: of a convolution whose padding depends on the input's size.
         scale: a factor of the product (Gemm's alpha).
     """
@@ -40,6 +41,7 @@ class Linear:
     strides: tuple[int, ...] = ()
     pads: tuple[int, ...] = ()
     dilations: tuple[int, ...] = ()
+    extra: tuple[int, ...] = ()
     auto_pad: str = "NOTSET"
     scale: float = 1.0
 
@@ -72,6 +74,23 @@ class Linear:
             grouped = matrix.reshape(self.groups, self.shape[1], self.taps, -1)
             found = grouped.transpose(0, 3, 1, 2).reshape(self.shape)
         return np.ascontiguousarray(found, np.float32)
+
+    def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the output for an input of this shape."""
+        rows = self.groups * (self.shape[1] if self.kind == "deconv" else self.shape[0] // self.groups)
+        if self.kind == "matrix":
+            return (*input_shape[:-1], self.shape[1 if self.transposed else 0])
+        sizes = []
+        for i, size in enumerate(input_shape[2:]):
+            reach = (self.shape[2 + i] - 1) * self.dilations[i] + 1
+            before, after = self.pads[i], self.pads[i + len(self.strides)]
+            if self.kind == "deconv":
+                sizes.append((size - 1) * self.strides[i] + self.extra[i] + reach - before - after)
+            elif self.auto_pad in {"SAME_UPPER", "SAME_LOWER"}:
+                sizes.append(-(-size // self.strides[i]))
+            else:
+                sizes.append((size + before + after - reach) // self.strides[i] + 1)
+        return (input_shape[0], rows, *sizes)
 
     def positions(self, output_shape: tuple[int, ...]) -> int:
         """How many rows an output of this shape gives."""
@@ -146,6 +165,7 @@ def linear(node: ir.Node, shape: tuple[int, ...], position: int = 1) -> Linear |
             strides=_integers(node, "strides", (1,) * n),
             pads=_integers(node, "pads", (0,) * (2 * n)),
             dilations=_integers(node, "dilations", (1,) * n),
+            extra=_integers(node, "output_padding", (0,) * n),
             auto_pad=auto,
         )
     if len(shape) != 2 or position != 1:

@@ -24,5 +24,9 @@ def find(settings: steps.Settings) -> Technique:
             from studio.engine.techniques.quantize_static import StaticInt8
 
             return StaticInt8()
+        case steps.Sparsify():
+            from studio.engine.techniques.sparsify import Sparsity
+
+            return Sparsity()
         case _:
             raise LookupError(f"no technique for {type(settings).__name__}")
