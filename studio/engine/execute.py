@@ -82,6 +82,10 @@ def session(
         chosen.profile_file_prefix = profile_prefix
     if optimized is not None:
         chosen.optimized_model_filepath = str(optimized)
+        # Beside the graph, so that there is no limit of 2 GiB and reading it back stays cheap.
+        chosen.add_session_config_entry(
+            "session.optimized_model_external_initializers_file_name", f"{optimized.name}.data"
+        )
     if isinstance(model, Model):
         if _constant_bytes(model) < _MAX_INLINE_BYTES:
             return _create(to_bytes(model), chosen)

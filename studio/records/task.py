@@ -91,6 +91,15 @@ class Profile(TaskBase, frozen=True, kw_only=True, tag="profile"):
     threads: int = 0
 
 
+class Footprint(TaskBase, frozen=True, kw_only=True, tag="footprint"):
+    """Peak memory of loading and running a model; needs a fresh process. Answer: Footprinted."""
+
+    model: str
+    evaluation: DataSpec | None = None
+    input_sizes: InputSizes = ()
+    threads: int = 0
+
+
 class Scan(TaskBase, frozen=True, kw_only=True, tag="scan"):
     """Treat every layer alone and compare outputs. News: Sensitivity per layer. Answer: Scanned."""
 
@@ -113,7 +122,16 @@ class CheckExport(TaskBase, frozen=True, kw_only=True, tag="check_export"):
 
 
 Task: TypeAlias = (
-    Inspect | PreviewSteps | DescribeLayer | DescribeData | Apply | Measure | Profile | Scan | CheckExport
+    Inspect
+    | PreviewSteps
+    | DescribeLayer
+    | DescribeData
+    | Apply
+    | Measure
+    | Profile
+    | Footprint
+    | Scan
+    | CheckExport
 )
 
 
@@ -259,6 +277,12 @@ class Profiled(AnswerBase, frozen=True, kw_only=True, tag="profiled"):
     total_ms: float
 
 
+class Footprinted(AnswerBase, frozen=True, kw_only=True, tag="footprinted"):
+    """Peak resident bytes of loading and running a model, less those of the process before."""
+
+    peak_bytes: int
+
+
 class Scanned(AnswerBase, frozen=True, kw_only=True, tag="scanned"):
     """All layers of a scan, in model order; incomplete when it was cancelled."""
 
@@ -298,6 +322,7 @@ Answer: TypeAlias = (
     | Applied
     | Measurements
     | Profiled
+    | Footprinted
     | Scanned
     | ExportChecked
     | Failed

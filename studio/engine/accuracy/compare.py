@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from studio.base.errors import StudioError
 from studio.base.progress import Progress
 from studio.engine.accuracy.fidelity import Fidelity
@@ -96,7 +98,8 @@ class Reference:
         progress.tick(1.0)
         if fidelity is None:
             raise StudioError("There is nothing to compare on", "the data set holds no samples")
-        return fidelity.result(), score.result()
+        error = msgspec.structs.replace(fidelity.result(), random=self._data.random)
+        return error, score.result()
 
     def _runs(self) -> Iterator[tuple[Batch, list[Array]]]:
         """Every batch with the reference's outputs, from memory where they are kept."""
