@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from studio.app import measuring
 from studio.app.export import Exported, write_model
 from studio.app.jobs import Run
 from studio.app.project import Project, Version
 from studio.app.store import MODEL, Store
 from studio.records.measure import Measurement
 from studio.records.steps import Recipe
-from studio.records.task import Applied, Apply, Measure
+from studio.records.task import Applied, Apply, Measure, Measurements
 
 __all__ = ["Exported", "compress", "export", "measure"]
 
@@ -63,8 +62,8 @@ def _name_of(recipe: Recipe) -> str:
 
 
 def measure(task: Measure) -> Callable[[Run], tuple[Measurement, ...]]:
-    """Measure models in processes of their own."""
-    return lambda run: measuring.measure(run, task)
+    """Measure models in a process of its own."""
+    return lambda run: run.task(task, Measurements).measurements
 
 
 def export(project: Project, version: Version, target: Path) -> Callable[[Run], Exported]:

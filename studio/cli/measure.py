@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from studio.app import measuring
 from studio.base import units
 from studio.cli.options import data, input_sizes
 from studio.cli.terminal import Terminal
 from studio.records.measure import DataSpec, Latency, Measurement, OutputError
-from studio.records.task import InputSizes, Measure
+from studio.records.task import InputSizes, Measure, Measurements
 
 
 def measure(
@@ -35,7 +34,7 @@ def measured(
 ) -> tuple[Measurement, ...]:
     """Measure models against the first."""
     task = Measure(models=tuple(map(str, models)), evaluation=evaluation, threads=threads, input_sizes=sizes)
-    return measuring.measure(terminal, task)
+    return terminal.ask(task, Measurements).measurements
 
 
 def print_measurements(terminal: Terminal, names: Sequence[str], found: Sequence[Measurement]) -> None:
