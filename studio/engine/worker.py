@@ -178,6 +178,10 @@ def perform(task: t.Task, progress: Progress, news: News) -> t.Answer:
             from studio.engine.footprint import footprint
 
             return footprint(task, progress)
+        case t.CheckExport():
+            from studio.engine.export_check import check_export
+
+            return check_export(task, progress)
         case _:
             raise StudioError(f"This engine cannot do '{type(task).__name__}'")
 
