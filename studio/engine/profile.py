@@ -47,8 +47,16 @@ class _Kernel:
     """What the runtime ran: its name, and its time per run."""
 
     name: str
-    op: str
     ms: float
+
+
+@dataclass(frozen=True)
+class _Owner:
+    """Which layers a kernel works for, and whether it computes them or only converts for them."""
+
+    kernel: str
+    layers: tuple[str, ...]
+    computes: bool
 
 
 def profile(task: Profile, progress: Progress) -> Profiled:
@@ -117,7 +125,7 @@ def _kernels(events: list[dict[str, Any]]) -> list[_Kernel]:
     runs = sorted(
         (int(e["ts"]), int(e["ts"]) + int(e["dur"])) for e in events if e.get("name") == "model_run"
     )[_WARM_UPS:]
-    spent: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0] * len(runs))
+    spent: dict[str, list[float]] = defaultdict(lambda: [0.0] * len(runs))
     for event in events:
         name = str(event.get("name", ""))
         if event.get("cat") != "Node" or not name.endswith(_SUFFIX):
@@ -125,8 +133,8 @@ def _kernels(events: list[dict[str, Any]]) -> list[_Kernel]:
         op = str(event.get("args", {}).get("op_name", ""))
         index = _position(int(event["ts"]), runs)
         if index is not None and op not in _CONTAINERS:
-            spent[name.removesuffix(_SUFFIX), op][index] += event["dur"] / 1000
-    return [_Kernel(name, op, median(times)) for (name, op), times in spent.items()]
+            spent[name.removesuffix(_SUFFIX)][index] += event["dur"] / 1000
+    return [_Kernel(name, median(times)) for name, times in spent.items()]
 
 
 def _position(moment: int, runs: list[tuple[int, int]]) -> int | None:
@@ -137,40 +145,40 @@ def _position(moment: int, runs: list[tuple[int, int]]) -> int | None:
     return None
 
 
-def _owners(listing: Listing, optimized: Model) -> dict[str, tuple[str, list[str]]]:
-    """What runs (with the runtime's own sets named) and for which layers, by kernel name."""
+def _owners(listing: Listing, optimized: Model) -> dict[str, _Owner]:
+    """Which layers every kernel works for, by its name."""
     originals = list(_all_nodes(listing.model))
     number = {id(node): i for i, node in enumerate(originals)}
-    layer_of = _layers_by_node(listing, number)
+    main = {number[id(layer.node)]: layer.record.name for layer in listing.nodes.values()}
+    beside = _beside(listing, number)
     built = list(_all_nodes(optimized))
     carried = {id(node): _tokens(node) for node in built}
     taken = {token for tokens in carried.values() for token in tokens}
-    owners: dict[str, tuple[str, list[str]]] = {}
+    owners: dict[str, _Owner] = {}
     for node in built:
         if node.op_type in _BORDERS:
             continue
-        nodes = _upstream(carried[id(node)], taken, originals, number)
-        layers = list(dict.fromkeys(layer_of[i] for i in sorted(nodes) if i in layer_of))
-        owners[node.name or ""] = (_kernel_text(node), layers)
+        nodes = sorted(_upstream(carried[id(node)], taken, originals, number))
+        computed = tuple(dict.fromkeys(main[i] for i in nodes if i in main))
+        helped = tuple(dict.fromkeys(beside[i] for i in nodes if i in beside))
+        owners[node.name or ""] = _Owner(_kernel_text(node), computed or helped, bool(computed))
     return owners
 
 
-def _layers_by_node(listing: Listing, number: Mapping[int, int]) -> dict[int, str]:
-    """The layer of every original node that belongs to one: its main node, its Q/DQ nodes."""
+def _beside(listing: Listing, number: Mapping[int, int]) -> dict[int, str]:
+    """The layer of every node that belongs to one without being its main node: Q/DQ around it, its bias."""
     found: dict[int, str] = {}
-    for layer in listing.nodes.values():
-        found[number[id(layer.node)]] = layer.record.name
     for path, graph in graphs(listing.model):
         keys = {
             key: layer.record.name
             for layer in listing.nodes.values()
             if layer.path == path
-            for key in layer.record.nodes
+            for key in layer.record.nodes[1:]
         }
         for node in graph:
             name = next((keys[v.name] for v in node.outputs if v.name in keys), None)
             if name is not None:
-                found.setdefault(number[id(node)], name)
+                found[number[id(node)]] = name
     return found
 
 
@@ -201,30 +209,27 @@ def _kernel_text(node: ir.Node) -> str:
     return f"{prefix}{node.op_type}"
 
 
-def _report(
-    listing: Listing, kernels: list[_Kernel], owners: Mapping[str, tuple[str, list[str]]]
-) -> Profiled:
+def _report(listing: Listing, kernels: list[_Kernel], owners: Mapping[str, _Owner]) -> Profiled:
     """Sum kernels up to layers; a kernel of many layers is divided by their weights."""
     total = sum(kernel.ms for kernel in kernels)
     ms: dict[str, float] = defaultdict(float)
-    main: dict[str, tuple[float, str]] = {}
-    also: dict[str, tuple[str, ...]] = {}
+    main: dict[str, _Owner] = {}
     for kernel in kernels:
-        text, layers = owners.get(kernel.name, (kernel.op, []))
-        weights = [max(1, listing.nodes[name].record.cost.parameters) for name in layers]
-        for name, weight in zip(layers, weights, strict=True):
-            part = kernel.ms * weight / sum(weights)
-            ms[name] += part
-            if part >= main.get(name, (-1.0, ""))[0]:
-                main[name] = (part, text)
-                also[name] = tuple(other for other in layers if other != name)
+        owner = owners.get(kernel.name)
+        if owner is None:
+            continue
+        weights = [max(1, listing.nodes[name].record.cost.parameters) for name in owner.layers]
+        for name, weight in zip(owner.layers, weights, strict=True):
+            ms[name] += kernel.ms * weight / sum(weights)
+            if owner.computes or name not in main:
+                main[name] = owner
     rows = tuple(
         LayerTime(
             layer=layer.name,
             ms=ms[layer.name],
             share=ms[layer.name] / total if total else 0.0,
-            kernel=main[layer.name][1],
-            also=also[layer.name],
+            kernel=main[layer.name].kernel,
+            also=tuple(other for other in main[layer.name].layers if other != layer.name),
         )
         for layer in listing.layers
         if layer.name in ms
