@@ -75,7 +75,9 @@ def run(path: str = "", *, sample: bool = False) -> int:
         if path:
             window.actions_.guard(lambda: window.files.open(path))()
         elif sample:
-            session.open_sample()
+            window.files.open_sample()
 
     QTimer.singleShot(0, window, finish)
-    return app.exec()
+    code = app.exec()
+    session.shutdown()
+    return code

@@ -15,7 +15,7 @@ from studio.app.view import View
 from studio.base import units
 from studio.gui.commands import Actions
 from studio.gui.theme import Theme
-from studio.gui.widgets import RichButton, label, set_role
+from studio.gui.widgets import RichButton, label, set_role, strong
 from studio.records.measure import DataSpec, DataSummary
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class ToolBar(QToolBar):
         self._show_data(view)
         threads = project.threads if project else 0
         count = f"{threads} thread{'' if threads == 1 else 's'}" if threads else "all threads"
-        self.runs.set_words(f"Runs on: <b>CPU</b> · {count}", f"Runs on CPU, {count}")
+        self.runs.set_words(f"Runs on: {strong('CPU')} · {count}", f"Runs on CPU, {count}")
         self.runs.setEnabled(project is not None)
 
     def _add(self, command: str, words: str) -> None:
@@ -104,7 +104,7 @@ class ToolBar(QToolBar):
         spec = (project.evaluation or project.calibration) if project else None
         summary = (project.evaluation_summary or project.calibration_summary) if project else None
         name, count = data_words(spec, summary)
-        self.data.set_words(f"Data: <b>{escape(name)}</b>{count}", f"Data: {name}{count}")
+        self.data.set_words(f"Data: {strong(name)}{count}", f"Data: {name}{count}")
 
 
 def data_words(spec: DataSpec | None, summary: DataSummary | None) -> tuple[str, str]:
@@ -156,6 +156,7 @@ class StatusBar(QStatusBar):
         self.color.setProperty("role", "caps")
         self.color.setToolTip("What the graph's nodes are coloured by")
         self.color.setMenu(color_menu)
+        self.set_color("nothing")
         self.addWidget(self._facts)
         self.addPermanentWidget(self.color)
         self.addPermanentWidget(self._saved)

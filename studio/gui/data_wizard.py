@@ -69,6 +69,7 @@ class DataWizard(QDialog):
         )
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
+        self.tabs.tabBar().setDrawBase(False)
         self.tabs.setAccessibleName("Calibration and evaluation")
         self.tabs.addTab(self.calibration, "Calibration")
         self.tabs.addTab(self.evaluation, "Evaluation")

@@ -93,6 +93,8 @@ class Dock(QDockWidget):
         self.setWidget(panel)
         self.setAccessibleName(title)
         self.topLevelChanged.connect(lambda _floating: self._dress())
+        # At first it is a window of its own; nothing says so when it is added to a row of docks but this.
+        self.visibilityChanged.connect(lambda _visible: self._dress())
         self._dress()
 
     def arrange(self, arranging: bool) -> None:

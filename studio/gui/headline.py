@@ -76,7 +76,7 @@ def figures(view: View) -> tuple[Figure, Figure, Figure, Figure]:
     return (
         _size(view, original, current),
         _latency(view, original, current),
-        _accuracy(original, current),
+        _accuracy(view, original, current),
         _memory(original, current),
     )
 
@@ -115,10 +115,9 @@ def _latency(view: View, original: Version | None, current: Version | None) -> F
             faster = latency.ratio >= 1
             delta = f"{latency.ratio:.2f}× {'faster' if faster else 'as fast'}"
             better = faster
-    staged = bool(view.project and view.project.treatments)
     source = "measured" if now is not None else ("not measured yet" if current else "")
-    if staged and now is not None:
-        source = "measured before staging"
+    if view.project and view.project.treatments:
+        detail += "\nWhat the staged treatments do to it is measured once they are carried out."
     return Figure(
         name="Latency",
         values=(_ms(first), _ms(now), None),
@@ -130,7 +129,7 @@ def _latency(view: View, original: Version | None, current: Version | None) -> F
     )
 
 
-def _accuracy(original: Version | None, current: Version | None) -> Figure:
+def _accuracy(view: View, original: Version | None, current: Version | None) -> Figure:
     accuracy = current.measurement.accuracy if current and current.measurement else None
     first = original.measurement.accuracy if original and original.measurement else None
     if accuracy is not None:
@@ -162,10 +161,11 @@ def _accuracy(original: Version | None, current: Version | None) -> Figure:
             source=f"measured, n = {error.samples}",
             detail="Signal to noise of the outputs against the original's.",
         )
+    chosen = view.project is not None and view.project.evaluation is not None
     return Figure(
         name="Accuracy",
         values=(None, None, None),
-        source="needs evaluation data" if current else "",
+        source=("not measured yet" if chosen else "needs evaluation data") if current else "",
         detail="Choose evaluation data with labels (Model → Data).",
     )
 

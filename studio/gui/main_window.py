@@ -137,7 +137,8 @@ class MainWindow(QMainWindow):
         self.graph = GraphPanel(self.session, self.selection, self.theme)
         self.desk.docks["graph"].replace_panel(self.graph)
         self.desk.docks["plots"].replace_panel(PlotsPanel(self.session, self.selection, self.theme))
-        self.color_by(str(self._settings.value("color", "sensitivity")))
+        self.graph.colored.connect(self._show_color)
+        self.color_by("")
 
     # ------------------------------------------------------------------ following the session
 
@@ -268,11 +269,13 @@ class MainWindow(QMainWindow):
             self.graph.fit()
 
     def color_by(self, column: str) -> None:
-        """Colour the graph by a column."""
-        self.status.set_color(self.menus.check_color(column))
-        self._settings.setValue("color", column)
+        """Colour the graph by a column's id; 'none' for no colours."""
         if self.graph is not None:
             self.graph.color_by(column)
+
+    def _show_color(self, column: str, words: str) -> None:
+        self.menus.check_color(column)
+        self.status.set_color(words[:1].lower() + words[1:] if words else "nothing")
 
     def toggle_arranging(self) -> None:
         """Show or hide the grips of the panels."""
@@ -335,7 +338,7 @@ class MainWindow(QMainWindow):
             QTimer.singleShot(0, self, self.actions_.guard(lambda: self.files.open(paths[0])))
 
     def closeEvent(self, event: QCloseEvent) -> None:
-        """Ask about unsaved work; keep the layout; end everything."""
+        """Ask about unsaved work; keep the layout."""
         if self.session.view.modified and not self._leaving:
             event.ignore()
             self.files.leaving(self._leave)
@@ -346,11 +349,14 @@ class MainWindow(QMainWindow):
         self._autosave.stop()
         if self.graph is not None:
             self.graph.shut()
-        self.session.shutdown()
         event.accept()
 
-    def _leave(self) -> None:
+    def leave_unasked(self) -> None:
+        """Close will not ask about unsaved work any more."""
         self._leaving = True
+
+    def _leave(self) -> None:
+        self.leave_unasked()
         QTimer.singleShot(0, self, self.close)
 
 

@@ -73,14 +73,10 @@ class Menus:
         """Every shortcut, as (what it does, keys)."""
         return [(f"{_plain(c.title)}: {c.tip.lower()}", keys) for c in COMMANDS if (keys := self._keys(c.id))]
 
-    def check_color(self, column: str) -> str:
-        """Tick the column that the graph is coloured by; returns its words."""
-        words = ""
+    def check_color(self, column: str) -> None:
+        """Tick the column that the graph is coloured by."""
         for action in self.color.actions():
             action.setChecked(action.data() == column)
-            if action.isChecked():
-                words = action.text().lower()
-        return words
 
     def _fill(self, menu: QMenu, name: Menu) -> None:
         menu.setToolTipsVisible(True)
@@ -122,6 +118,9 @@ class Menus:
             action.setData(column.id)
             action.setToolTip(column.tip)
             action.triggered.connect(lambda _checked=False, key=column.id: self._window.color_by(key))
+        none = _choice(menu, group, "No colours")
+        none.setData("none")
+        none.triggered.connect(lambda _checked=False: self._window.color_by("none"))
         return menu
 
     def _theme_menu(self) -> QMenu:

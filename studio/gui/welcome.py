@@ -46,7 +46,7 @@ class Welcome(QWidget):
         inside = QWidget()
         inside.setFixedWidth(WIDTH)
         column = QVBoxLayout(inside)
-        column.setSpacing(16)
+        column.setSpacing(20)
         title = label("Featherweight", "figure")
         column.addWidget(title)
         column.addWidget(

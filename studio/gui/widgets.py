@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from html import escape
 
 from PySide6.QtCore import QSize, Qt
 from PySide6.QtGui import QFont, QResizeEvent
@@ -182,6 +183,11 @@ class RichButton(QPushButton):
 
     def _recolor(self) -> None:
         self._chevron.setPixmap(self._theme.icon("ph.caret-down-bold", "dim").pixmap(10, 10))
+
+
+def strong(text: str) -> str:
+    """Plain text as rich text of more weight; Inter is bundled up to semibold."""
+    return f"<span style='font-weight:600'>{escape(text)}</span>"
 
 
 class EmptyState(QWidget):

@@ -39,6 +39,7 @@ class Inspector(QTabWidget):
         self.setObjectName("panel")
         self.setAccessibleName("Inspector")
         self.setDocumentMode(True)
+        self.tabBar().setDrawBase(False)
         detail = DetailSource(session, selection, self)
         self.treatment = TreatmentPage(session, selection, theme)
         self.sensitivity = SensitivitySection(session, selection, theme)

@@ -130,7 +130,7 @@ class SensitivityChart(Chart):
         self._scores: tuple[float | None, ...] = ()
         self._chosen: frozenset[int] = frozenset()
         super().__init__(theme, name)
-        self.getPlotItem().setLogMode(y=False)
+        self.getPlotItem().hideAxis("bottom")
 
     def show_scores(self, scores: Sequence[float | None], chosen: Sequence[int]) -> None:
         """Show scores by layer (None = not known), and which layers are selected."""
@@ -166,7 +166,7 @@ class SensitivityChart(Chart):
         step = max(1, round((high - low) / 4))
         axis.setTicks([[(p, _power(int(p))) for p in np.arange(low, high + 1, step)]])
         self.setXRange(-0.6, max(len(self._scores) - 0.4, 1), padding=0.01)
-        self.setYRange(low, max(high, low + 1), padding=0.02)
+        self.setYRange(low, max(high, low + 1), padding=0.06)
 
     def layer_at(self, place: QPointF) -> int | None:
         """The index of the layer under a point of the widget."""

@@ -47,6 +47,13 @@ class DetailSource(QObject):
         treatment = project.treatment_of(self._selection.current)
         return treatment.of("quantize") or treatment.of("sparsify")
 
+    @property
+    def held_up(self) -> bool:
+        """Whether the answer waits for a measurement, which nothing may disturb."""
+        return any(
+            job.kind in {"measure", "profile"} and job.state == "running" for job in self._session.view.jobs
+        )
+
     def _view_changed(self, old: View, new: View) -> None:
         if old.project is not new.project:
             self._timer.start()

@@ -164,8 +164,14 @@ class WeightsSection(Section):
 
 def _waiting_words(detail: DetailSource, otherwise: str) -> str:
     if detail.asking:
-        return "Reading the weights…"
+        return "Shown once the measurement is done." if detail.held_up else "Reading the weights…"
     return detail.trouble or otherwise
+
+
+def _running_words(detail: DetailSource) -> str:
+    if not detail.asking:
+        return ""
+    return "Shown once the measurement is done." if detail.held_up else "Running the calibration data…"
 
 
 class WeightsPage(Page):
@@ -281,9 +287,7 @@ class ActivationsPage(Page):
             if layer is None
             else "No values were recorded here."
         )
-        self._words.setText(
-            "Running the calibration data…" if self._detail.asking else self._detail.trouble or words
-        )
+        self._words.setText(_running_words(self._detail) or self._detail.trouble or words)
 
 
 class _Spread(QWidget):
