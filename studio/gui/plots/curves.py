@@ -1,0 +1,247 @@
+"""Size and latency against the layers done: the original dashed grey, now full, predicted dashed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from PySide6.QtGui import QColor
+from PySide6.QtWidgets import QWidget
+
+from studio.app.project import Project
+from studio.app.session import Session
+from studio.app.view import Live, View
+from studio.gui.plots.base import PlotBox
+from studio.gui.selection import Selection
+from studio.gui.theme import Theme
+from studio.gui.widgets import EmptyState, watch
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What one plot shows.
+
+    Attributes:
+        done: (layers done, value) measured or counted, the start included.
+        band: (layers done, low, high) of the same points; empty without.
+        predicted: (layers done, value) of the end, predicted; None when it is not known.
+        original: of the model as it was opened.
+        total: layers that will be done.
+        running: more may come.
+    """
+
+    done: tuple[tuple[float, float], ...] = ()
+    band: tuple[tuple[float, float, float], ...] = ()
+    predicted: tuple[float, float] | None = None
+    original: float | None = None
+    total: int = 0
+    running: bool = False
+
+    @property
+    def known(self) -> bool:
+        """Whether there is a line to draw."""
+        return len(self.done) > 1 or (bool(self.done) and self.predicted is not None)
+
+
+class CurvePlot(PlotBox):
+    """One quantity against the layers done."""
+
+    token = "accent"  # noqa: S105 - a colour
+
+    def __init__(
+        self,
+        session: Session,
+        _selection: Selection,
+        theme: Theme,
+        title: str,
+        words: str,
+        parent: QWidget | None = None,
+    ) -> None:
+        super().__init__(theme, title, EmptyState(words), parent)
+        import pyqtgraph
+
+        self._session = session
+        self._promised: dict[int, float] = {}  # predicted end of a job, by its id
+        self.curve = Curve()
+        self._low: Any = pyqtgraph.PlotCurveItem()
+        self._high: Any = pyqtgraph.PlotCurveItem()
+        self._band: Any = pyqtgraph.FillBetweenItem(self._low, self._high)
+        self._original: Any = pyqtgraph.PlotCurveItem()
+        self._line: Any = pyqtgraph.PlotDataItem()
+        self._predicted: Any = pyqtgraph.PlotCurveItem()
+        self._end: Any = pyqtgraph.ScatterPlotItem()
+        for item in (self._band, self._original, self._line, self._predicted, self._end):
+            self.area.addItem(item, ignoreBounds=True)
+        self.recolor()
+        watch(self, session, self._view_changed)
+        self._show(self.read(session.view))
+
+    # ------------------------------------------------------------ for subclasses
+
+    def read(self, view: View) -> Curve:
+        """The curve of a view."""
+        raise NotImplementedError
+
+    def predicted_end(self, view: View) -> float | None:
+        """What the staged treatments are predicted to end at."""
+        raise NotImplementedError
+
+    def words(self, value: float) -> str:
+        """A value with its unit."""
+        raise NotImplementedError
+
+    def promised(self, live: Live) -> float | None:
+        """What was predicted when this job began."""
+        return self._promised.get(live.job)
+
+    def recolor(self) -> None:
+        """Lines and band in the theme's colours."""
+        self._line.setPen(self.pen(self.token))
+        self._line.setSymbol("o")
+        self._line.setSymbolSize(4)
+        self._line.setSymbolPen(None)
+        self._line.setSymbolBrush(self.theme.color(self.token))
+        self._predicted.setPen(self.pen(self.token, 1.6, dashed=True))
+        self._original.setPen(self.pen("original", 1.4, dashed=True))
+        self._end.setPen(self.pen(self.token, 1.4))
+        self._end.setBrush(self.theme.color("panel"))
+        fill = QColor(self.theme.color(self.token))
+        fill.setAlpha(84)
+        self._band.setBrush(fill)
+        for edge in (self._low, self._high):
+            edge.setPen(None)
+
+    # ------------------------------------------------------------ inside
+
+    def _view_changed(self, old: View, new: View) -> None:
+        if new.live is not None and (old.live is None or old.live.job != new.live.job):
+            promised = self.predicted_end(old)
+            self._promised = {} if promised is None else {new.live.job: promised}
+        same = old.live is new.live and old.project is new.project and old.predicted is new.predicted
+        if not same or old.plans is not new.plans:
+            self._show(self.read(new))
+
+    def _show(self, curve: Curve) -> None:
+        self.curve = curve
+        self.show_plot(curve.known)
+        words = "LIVE" if curve.running else "PREDICTED" if len(curve.done) == 1 else ""
+        self.status.setText(words if curve.known else "")
+        if not curve.known:
+            return
+        xs, ys = [x for x, _ in curve.done], [y for _, y in curve.done]
+        self._line.setData(xs, ys)
+        bands = [x for x, _, _ in curve.band]
+        self._low.setData(bands, [low for _, low, _ in curve.band])
+        self._high.setData(bands, [high for _, _, high in curve.band])
+        end = curve.predicted
+        self._predicted.setData([xs[-1], end[0]] if end else [], [ys[-1], end[1]] if end else [])
+        self._end.setData([end[0]] if end else [], [end[1]] if end else [], size=6)
+        total = max(curve.total, xs[-1], 1)
+        original = curve.original
+        self._original.setData(
+            [0, total] if original is not None else [], [original] * 2 if original is not None else []
+        )
+        tops = [*ys, *(high for _, _, high in curve.band), end[1] if end else 0, original or 0]
+        self.set_axes((0, total), (0, max(tops) or 1), whole_x=True)
+        self._describe()
+
+    def _describe(self) -> None:
+        curve = self.curve
+        start, now = curve.done[0][1], curve.done[-1]
+        words = f"from {self.words(start)} to {self.words(now[1])} after {now[0]:g} of {curve.total} layers"
+        if curve.predicted is not None:
+            words += f", {self.words(curve.predicted[1])} predicted at the end"
+        if curve.original is not None:
+            words += f"; the original has {self.words(curve.original)}"
+        self.view.setAccessibleDescription(words)
+        self.view.setToolTip(words[0].upper() + words[1:])
+
+
+def _running_or_staged(view: View) -> Live | None:
+    """The live record while it is what there is to see: until something new is staged."""
+    live = view.live
+    if live is None or (not live.running and view.plans):
+        return None
+    return live
+
+
+def _steps(view: View) -> int:
+    """How many layers the staged treatments touch, each step counted."""
+    return sum(len(plan.actions) for plan in view.plans)
+
+
+class SizePlot(CurvePlot):
+    """Weight bytes of the model so far, after every layer."""
+
+    def __init__(
+        self, session: Session, selection: Selection, theme: Theme, parent: QWidget | None = None
+    ) -> None:
+        words = "Size after every layer: choose treatments, and what they will do is drawn here."
+        super().__init__(session, selection, theme, "Size (MB)", words, parent)
+
+    def read(self, view: View) -> Curve:
+        """Weight megabytes."""
+        project = view.project
+        original = _weights(project, original=True)
+        live = _running_or_staged(view)
+        if live is not None:
+            done = ((0.0, live.start_bytes / 1e6), *((float(x), b / 1e6) for x, b in live.sizes))
+            end = self.promised(live)
+            predicted = (float(live.total), end) if end is not None and done[-1][0] < live.total else None
+            return Curve(done, (), predicted if live.running else None, original, live.total, live.running)
+        now, end = _weights(project), self.predicted_end(view)
+        if now is None or end is None:
+            return Curve()
+        total = _steps(view) or 1
+        return Curve(((0.0, now),), (), (float(total), end), original, total)
+
+    def predicted_end(self, view: View) -> float | None:
+        """Of the staged treatments."""
+        return view.predicted.bytes / 1e6 if view.predicted is not None and view.plans else None
+
+    def words(self, value: float) -> str:
+        """Megabytes."""
+        return f"{value:.3g} MB"
+
+
+class LatencyPlot(CurvePlot):
+    """Median latency of the model so far, measured at checkpoints, with its 95 % interval."""
+
+    token = "caution"  # noqa: S105 - a colour
+
+    def __init__(
+        self, session: Session, selection: Selection, theme: Theme, parent: QWidget | None = None
+    ) -> None:
+        words = "Latency at checkpoints, measured while a model is compressed, is drawn here."
+        super().__init__(session, selection, theme, "Latency (ms, median ± 95 % CI)", words, parent)
+
+    def read(self, view: View) -> Curve:
+        """Milliseconds."""
+        live = _running_or_staged(view)
+        if live is None or not live.times:
+            return Curve()
+        start = () if live.start_ms is None else ((0.0, live.start_ms, live.start_ms, live.start_ms),)
+        points = (*start, *((float(x), m, low, high) for x, m, low, high in live.times))
+        done = tuple((x, median) for x, median, _, _ in points)
+        band = tuple((x, low, high) for x, _, low, high in points)
+        return Curve(done, band, None, _original_ms(view.project), live.total, live.running)
+
+    def predicted_end(self, _view: View) -> float | None:
+        """Latency is measured, never predicted."""
+        return None
+
+    def words(self, value: float) -> str:
+        """Milliseconds."""
+        return f"{value:.3g} ms"
+
+
+def _weights(project: Project | None, *, original: bool = False) -> float | None:
+    version = None if project is None else project.original if original else project.current
+    return version.info.cost.bytes / 1e6 if version is not None and version.info is not None else None
+
+
+def _original_ms(project: Project | None) -> float | None:
+    original = project.original if project is not None else None
+    if original is None or original.measurement is None or original.measurement.latency is None:
+        return None
+    return original.measurement.latency.median_ms
