@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-import msgspec
 import onnx_ir as ir
 
 from studio.engine.cost import activation_bytes, constant_cost, macs, model_cost
@@ -100,14 +99,19 @@ def list_layers(model: Model, input_sizes: Mapping[str, int] | None = None) -> L
         input_sizes: of dynamic dimensions by name; those not named get a likely size.
     """
     sizes, shapes = _sizes_and_shapes(model, input_sizes or {})
-    found = list(_find(model, shapes))
+    found = list(_find(model))
     cost = model_cost(model, shapes)
-    found = _with_shares(_charged_once(found), cost)
+    charged: set[int] = set()
+    owners: dict[int, list[str]] = {}
+    for parts in found:
+        for weight in parts.weights:
+            owners.setdefault(id(weight), []).append(parts.name)
+    layers = [_layer(parts, shapes, cost, charged, owners) for parts in found]
     return Listing(
         model=model,
         shapes=shapes,
-        layers=tuple(layer.record for layer in found),
-        nodes={layer.record.name: layer for layer in found},
+        layers=tuple(layer.record for layer in layers),
+        nodes={layer.record.name: layer for layer in layers},
         cost=cost,
         input_sizes=sizes,
         inputs=tuple(tensor_info(v) for v in real_inputs(model)),
@@ -151,14 +155,50 @@ def _unknown(model: Model, shapes: Shapes) -> int:
 # ------------------------------------------------------------------ one node
 
 
-def _find(model: Model, shapes: Shapes) -> Iterator[LayerNode]:
+@dataclass(frozen=True)
+class _Parts:
+    """A node that owns weights, and everything that belongs to it."""
+
+    name: str
+    path: str
+    node: ir.Node
+    form: Form
+    position: int
+    main: Source
+    others: tuple[Source, ...]
+    bias: Source | None
+    around: _Around
+
+    @property
+    def weights(self) -> tuple[ir.Value, ...]:
+        """All weight matrices, the main one first."""
+        return (self.main.value, *(s.value for s in self.others))
+
+    @property
+    def constants(self) -> tuple[ir.Value, ...]:
+        """Everything stored that belongs to the layer, each once."""
+        sources = (self.main, *self.others, *((self.bias,) if self.bias is not None else ()))
+        given = [v for p in self.form.parts if (v := holder(_input(self.node, p))) is not None]
+        values = [v for s in sources for v in (s.value, *s.parts)] + given + _scales_after(self.around.after)
+        held = [h for v in values if (h := holder(v)) is not None]
+        return tuple({id(v): v for v in held}.values())
+
+    @property
+    def nodes(self) -> tuple[ir.Node, ...]:
+        """The main node and those that store its weights and quantize its activations."""
+        sources = (self.main, *self.others, *((self.bias,) if self.bias is not None else ()))
+        return (self.node, *(n for s in sources for n in s.between), *self.around.nodes)
+
+
+def _find(model: Model) -> Iterator[_Parts]:
+    """The layers of all graphs, each with a name of its own."""
     taken: set[str] = set()
     for path, graph in graphs(model):
         named = Counter(n.name for n in graph if n.name)
         for node in graph:
             form = form_of(node)
-            layer = None if form is None else _layer(node, form, path, shapes)
-            if layer is None:
+            position, main = (0, None) if form is None else _main_weight(node, form)
+            if form is None or main is None or not _is_weight(form, main):
                 continue
             own = node.name if node.name and named[node.name] == 1 else node_key(node)
             name = base = "/".join(filter(None, (path, own)))
@@ -167,65 +207,62 @@ def _find(model: Model, shapes: Shapes) -> Iterator[LayerNode]:
                 number += 1
                 name = f"{base}#{number}"
             taken.add(name)
-            yield replace(layer, record=msgspec.structs.replace(layer.record, name=name))
+            others = tuple(s for p in form.weights[1:] if (s := source(_input(node, p))) is not None)
+            bias = None if form.bias is None else source(_input(node, form.bias))
+            yield _Parts(name, path, node, form, position, main, others, bias, _around(node, form))
 
 
-def _layer(node: ir.Node, form: Form, path: str, shapes: Shapes) -> LayerNode | None:
-    """The node as a layer, named later; None when its weights are no constants."""
-    position, main = _main_weight(node, form)
-    if main is None or not _is_weight(form, main):
-        return None
+def _layer(
+    parts: _Parts, shapes: Shapes, total: Cost, charged: set[int], owners: Mapping[int, list[str]]
+) -> LayerNode:
+    """The layer that the parts make.
+
+    Args:
+        parts: what belongs to it.
+        shapes: at the chosen input sizes.
+        total: of the model.
+        charged: constants that another layer pays for already; this one's are added.
+        owners: names of the layers that use each weight matrix.
+    """
+    node, form, main, constants = parts.node, parts.form, parts.main, parts.constants
     tensor = constant(main.value)
     assert tensor is not None
-    others = [s for p in form.weights[1:] if (s := source(_input(node, p))) is not None]
-    bias = None if form.bias is None else source(_input(node, form.bias))
-    around = _around(node, form)
-    parts = [v for p in form.parts if (v := holder(_input(node, p))) is not None]
-    constants = _unique(
-        main.value, *main.parts, *(v for s in others for v in (s.value, *s.parts)),
-        *((bias.value, *bias.parts) if bias is not None else ()), *parts, *_scales_after(around.after),
-    )  # fmt: skip
     stored = tuple(int(d) for d in tensor.shape.numpy())
-    bits = node.attributes[form.bits].as_int() if form.bits and form.bits in node.attributes else 0
-    out_axis, in_axis = _axes(node, form, position, main, len(stored))
-    activations: Activations = form.activations if form.activations != "float" else around.activations
-    integers = tensor.dtype not in _FLOATS and not type_name(tensor.dtype).startswith("float")
-    belonging = (
-        node,
-        *main.between,
-        *(n for s in others for n in s.between),
-        *(bias.between if bias else ()),
-        *around.nodes,
-    )
+    dtype = type_name(tensor.dtype)
+    out_axis, in_axis = _axes(node, form, parts.position, main, len(stored))
+    cost = constant_cost(v for v in constants if id(v) not in charged)
+    cost += Cost(macs=macs(node, shapes), activation_bytes=activation_bytes(node, shapes))
+    charged.update(id(v) for v in constants)
+    activations: Activations = form.activations if form.activations != "float" else parts.around.activations
     record = Layer(
-        name="",
+        name=parts.name,
         key=node_key(node),
         op=form.op,
-        operators=tuple(dict.fromkeys(n.op_type for n in belonging)),
-        nodes=tuple(dict.fromkeys(node_key(n) for n in belonging)),
+        operators=tuple(dict.fromkeys(n.op_type for n in parts.nodes)),
+        nodes=tuple(dict.fromkeys(node_key(n) for n in parts.nodes)),
         weight=main.value.name or "",
         weight_shape=_float_shape(node, form, stored),
-        dtype=type_name(tensor.dtype),
-        precision=precision(type_name(tensor.dtype), bits, activations, fake=main.fake_quantized),
-        cost=constant_cost(constants)
-        + Cost(macs=macs(node, shapes), activation_bytes=activation_bytes(node, shapes)),
-        share=0.0,
+        dtype=dtype,
+        precision=precision(dtype, _bits(node, form), activations, fake=main.fake_quantized),
+        cost=cost,
+        share=cost.bytes / max(1, total.bytes),
+        shared_with=tuple(dict.fromkeys(n for w in parts.weights for n in owners[id(w)] if n != parts.name)),
         untreatable=_untreatable(main, tensor),
         attributes=tuple((name, _words(attr)) for name, attr in node.attributes.items()),
-        input_shape=shapes.of(_input(node, 0 if position else 1)),
+        input_shape=shapes.of(_input(node, 0 if parts.position else 1)),
         output_shape=shapes.of(node.outputs[0]),
     )
     return LayerNode(
         record=record,
         node=node,
         weight=main.value,
-        bias=None if bias is None else bias.value,
+        bias=None if parts.bias is None else parts.bias.value,
         out_axis=out_axis,
         in_axis=in_axis,
-        quantized=integers,
-        path=path,
-        position=position,
-        weights=(main.value, *(s.value for s in others)),
+        quantized=tensor.dtype not in _FLOATS and not dtype.startswith("float"),
+        path=parts.path,
+        position=parts.position,
+        weights=parts.weights,
         constants=constants,
         between=main.between,
         perm=main.perm,
@@ -233,12 +270,14 @@ def _layer(node: ir.Node, form: Form, path: str, shapes: Shapes) -> LayerNode | 
     )
 
 
+def _bits(node: ir.Node, form: Form) -> int:
+    """Of packed weights; 0 for others."""
+    attr = node.attributes.get(form.bits) if form.bits else None
+    return 0 if attr is None else int(attr.as_int())
+
+
 def _input(node: ir.Node, position: int) -> ir.Value | None:
     return node.inputs[position] if position < len(node.inputs) else None
-
-
-def _unique(*values: ir.Value) -> tuple[ir.Value, ...]:
-    return tuple({id(v): v for v in values}.values())
 
 
 def _main_weight(node: ir.Node, form: Form) -> tuple[int, Source | None]:
@@ -375,35 +414,3 @@ def _quantized_after(node: ir.Node) -> tuple[ir.Node, ...]:
     if len(users) != 1 or users[0].op_type != "QuantizeLinear":
         return ()
     return (users[0], *(u for u in users[0].outputs[0].consumers() if u.op_type == "DequantizeLinear"))
-
-
-# ------------------------------------------------------------------ all together
-
-
-def _charged_once(found: list[LayerNode]) -> list[LayerNode]:
-    """What several layers share is charged to the first of them; all of them name each other."""
-    owners: dict[int, list[str]] = {}
-    for layer in found:
-        for weight in layer.weights:
-            owners.setdefault(id(weight), []).append(layer.record.name)
-    seen: set[int] = set()
-    charged: list[LayerNode] = []
-    for layer in found:
-        record = layer.record
-        own = [v for v in layer.constants if id(v) not in seen]
-        seen.update(id(v) for v in own)
-        if len(own) < len(layer.constants):
-            cost = constant_cost(own) + Cost(
-                macs=record.cost.macs, activation_bytes=record.cost.activation_bytes
-            )
-            record = msgspec.structs.replace(record, cost=cost)
-        sharing = dict.fromkeys(n for w in layer.weights for n in owners[id(w)] if n != record.name)
-        charged.append(replace(layer, record=msgspec.structs.replace(record, shared_with=tuple(sharing))))
-    return charged
-
-
-def _with_shares(found: list[LayerNode], cost: Cost) -> list[LayerNode]:
-    total = max(1, cost.bytes)
-    return [
-        replace(n, record=msgspec.structs.replace(n.record, share=n.record.cost.bytes / total)) for n in found
-    ]

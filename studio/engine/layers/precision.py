@@ -64,7 +64,7 @@ def count_numbers(value: ir.Value, zero_point: ir.Value | None, axis: int | None
     point = zero.reshape(-1)[0] if zero.size else 0
     zeros, finite = 0, True
     for piece in _pieces(array):
-        zeros += piece.size - int(np.count_nonzero(piece if not point else piece != point))
+        zeros += int(np.count_nonzero(piece == point))
         finite = finite and (piece.dtype.kind in "iub" or bool(np.isfinite(piece).all()))
     return Numbers(zeros, array.size, finite)
 
