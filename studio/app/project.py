@@ -262,7 +262,9 @@ class Project(Record, frozen=True, kw_only=True):
                 name=names.get(version.id, version.name),
                 note=notes.get(version.id, version.note),
             )
-            (removed if version.id in decisions.removed else shown).append(named)
+            # What was made of a removed version since then goes with it.
+            orphan = any(version.parent == gone.id for gone in removed)
+            (removed if orphan or version.id in decisions.removed else shown).append(named)
         staged = dict(decisions.staged)
         treatments = staged.pop(decisions.head, ()) if decisions.head is not None else ()
         same_calibration = decisions.calibration == self.calibration
