@@ -20,6 +20,10 @@ def find(settings: steps.Settings) -> Technique:
             from studio.engine.techniques.fp16 import HalfPrecision
 
             return HalfPrecision()
+        case steps.QuantizeWeights():
+            from studio.engine.techniques.quantize_weights import WeightOnly
+
+            return WeightOnly()
         case steps.QuantizeStatic():
             from studio.engine.techniques.quantize_static import StaticInt8
 
@@ -28,5 +32,9 @@ def find(settings: steps.Settings) -> Technique:
             from studio.engine.techniques.sparsify import Sparsity
 
             return Sparsity()
+        case steps.Factorize():
+            from studio.engine.techniques.factorize import LowRank
+
+            return LowRank()
         case _:
             raise LookupError(f"no technique for {type(settings).__name__}")

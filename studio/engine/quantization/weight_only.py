@@ -1,0 +1,194 @@
+"""Weight-only quantization of whole models: which form for which layer, shared weights once, subgraphs too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from studio.base.progress import Progress
+from studio.engine import edit
+from studio.engine.graph import Model, constant, copy, graphs, holder, node_key, raise_opset
+from studio.engine.quantization import blocks, storage
+from studio.engine.quantization.blocks import Blocks
+from studio.engine.quantization.calibrate import Feed
+from studio.engine.quantization.moments import row_moments
+from studio.records.steps import QuantizeWeights
+
+Array: TypeAlias = npt.NDArray[Any]
+Form: TypeAlias = Literal["matmul", "gather", "dequantized", "unpacked"]
+
+SMALLEST = 64
+_WEIGHTS = {"LSTM": (1, 2), "GRU": (1, 2), "RNN": (1, 2), "Gather": (0,)}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A layer to be treated: its name, its node's key and the path of its graph."""
+
+    name: str
+    key: str
+    path: str
+
+
+def positions(node: ir.Node) -> tuple[int, ...]:
+    """Inputs of a layer that are stored weight matrices."""
+    if node.op_type in {"MatMul", "Gemm"} and constant(node.inputs[1]) is None:
+        return (0,)
+    return _WEIGHTS.get(node.op_type, (1,))
+
+
+def form(node: ir.Node, settings: QuantizeWeights) -> Form:
+    """How a layer's weights are stored."""
+    position = positions(node)[0]
+    matrix = storage.matrix_view(node, position)
+    if matrix is not None:
+        return "dequantized" if settings.form == "qdq" else "matmul"
+    tensor = constant(node.inputs[position])
+    if node.op_type == "Gather" and tensor is not None and len(tensor.shape) == 2:
+        axis = node.attributes.get("axis")
+        plain = axis is None or axis.as_int() == 0
+        width = int(tensor.shape.numpy()[1])
+        if plain and width % settings.block == 0 and (settings.bits == 8 or width % 2 == 0):
+            return "gather"
+    return "unpacked"
+
+
+def describe(node: ir.Node, settings: QuantizeWeights) -> str:
+    """What is done to a layer, in words."""
+    match form(node, settings):
+        case "matmul":
+            return f"{settings.bits}-bit weights in blocks of {settings.block} (MatMulNBits)"
+        case "gather":
+            return f"{settings.bits}-bit rows in blocks of {settings.block} (GatherBlockQuantized)"
+        case "dequantized":
+            return f"{settings.bits}-bit weights in blocks of {settings.block} (Q/DQ)"
+        case _:
+            kind = "one scale a channel" if settings.bits == 8 else f"blocks of up to {settings.block}"
+            return f"{settings.bits}-bit weights, {kind}, unpacked when the model is loaded"
+
+
+def moments(
+    model: Model,
+    nodes: Sequence[ir.Node],
+    feeds: Iterable[Feed],
+    progress: Progress,
+    *,
+    total: int,
+    threads: int,
+) -> Mapping[str, Array]:
+    """Second moments of what matrix products read, by the name of that value."""
+    names = {
+        node.inputs[0].name or "": None
+        for node in nodes
+        if node.inputs[0] is not None and storage.matrix_view(node, 1) is not None
+    }
+    return row_moments(model, list(names), feeds, progress, total=total, threads=threads) if names else {}
+
+
+class Writer:
+    """Writes one layer after the other into a copy of a model.
+
+    Args:
+        model: left untouched.
+        settings: bits, block size, form.
+        targets: all layers that will be written.
+        moments: by the name of a layer's input; None writes blank weights (for plans).
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        settings: QuantizeWeights,
+        targets: Sequence[Target],
+        moments: Mapping[str, Array] | None,
+    ) -> None:
+        self._settings, self._moments = settings, moments
+        self.model = copy(model)
+        wanted = {(t.path, t.key) for t in targets}
+        forms = {form(n, settings) for n in self._nodes(wanted).values()}
+        if "dequantized" in forms or ("unpacked" in forms and settings.bits < 8):
+            self.model = raise_opset(model, 21)
+        self._layers = self._nodes(wanted)
+        self._done: dict[int, Blocks] = {}
+
+    def _nodes(self, wanted: set[tuple[str, str]]) -> dict[tuple[str, str], ir.Node]:
+        return {
+            (path, node_key(node)): node
+            for path, graph in graphs(self.model)
+            for node in graph
+            if (path, node_key(node)) in wanted
+        }
+
+    def write(self, target: Target) -> tuple[Array, Array] | None:
+        """Write one layer; its float weights and what the integers stand for (None for blank ones)."""
+        node = self._layers[target.path, target.key]
+        settings = self._settings
+        kind = form(node, settings)
+        result: tuple[Array, Array] | None = None
+        for position in positions(node):
+            value = holder(node.inputs[position])
+            tensor = None if value is None else constant(value)
+            if value is None or tensor is None or tensor.dtype != ir.DataType.FLOAT:
+                continue  # shared, and written already
+            shape = tuple(int(d) for d in tensor.shape.numpy())
+            matrix = storage.matrix_view(node, position)
+            fitted, real = self._fit(node, value, shape, kind, matrix)
+            if self._moments is not None:
+                result = (_as_matrix(tensor.numpy(), shape, node, matrix), real)
+            if kind == "matmul":
+                storage.write_matmul(self.model, node, fitted)
+            elif kind == "gather":
+                storage.write_gather(self.model, node, fitted)
+            elif kind == "dequantized":
+                storage.write_dequantized(
+                    self.model, node, position, fitted, transposed=bool(matrix and matrix[2])
+                )
+            else:
+                home = value.graph or edit.owner(node)
+                assert isinstance(home, ir.Graph)
+                storage.write_unpacked(self.model, home, value, fitted, shape)
+        return result
+
+    def _fit(
+        self,
+        node: ir.Node,
+        value: ir.Value,
+        shape: tuple[int, ...],
+        kind: Form,
+        matrix: tuple[int, int, bool] | None,
+    ) -> tuple[Blocks, Array]:
+        settings = self._settings
+        n, k = matrix[:2] if matrix is not None else storage.row_view(shape, node.op_type)
+        size: int = settings.block
+        symmetric = settings.symmetric
+        if kind == "unpacked":
+            size, symmetric = (k if settings.bits == 8 else storage.even_blocks(k, size)), True
+        if self._moments is None:
+            return blocks.blank(n, k, size, settings.bits, symmetric=symmetric), np.zeros(0)
+        if id(value) not in self._done:
+            tensor = constant(value)
+            assert tensor is not None
+            wide = _as_matrix(tensor.numpy(), shape, node, matrix)
+            source = node.inputs[0].name if matrix is not None and node.inputs[0] is not None else None
+            known = self._moments.get(source or "")
+            self._done[id(value)] = blocks.fit(wide, size, settings.bits, symmetric=symmetric, moments=known)
+        fitted = self._done[id(value)]
+        return fitted, fitted.real()
+
+    def finish(self) -> Model:
+        """The model, without what nobody uses any more."""
+        edit.remove_dead(self.model)
+        return self.model
+
+
+def _as_matrix(
+    weights: Array, shape: tuple[int, ...], node: ir.Node, matrix: tuple[int, int, bool] | None
+) -> Array:
+    if matrix is not None:
+        return np.ascontiguousarray(weights.T) if matrix[2] else weights
+    return weights.reshape(storage.row_view(shape, node.op_type))

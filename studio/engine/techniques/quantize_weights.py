@@ -1,0 +1,121 @@
+"""Weight-only quantization: integers in blocks on disk, floats in the arithmetic.
+
+w ≈ s_b (q − z_b) with one scale s_b (and zero point z_b) for every block b of weights along the inputs. Scales are
+searched, and with calibration data every rounding error is made up for by the weights rounded after it.
+
+Source: ONNX DequantizeLinear-21 (blocked); onnxruntime, ContribOperators.md, MatMulNBits, GatherBlockQuantized;
+Frantar et al. 2023, "GPTQ".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import onnx_ir as ir
+
+from studio.base.progress import Progress
+from studio.engine.graph import Model, constant
+from studio.engine.layers import LayerNode, Listing
+from studio.engine.quantization import weight_only
+from studio.engine.quantization.grids import sqnr_db
+from studio.engine.quantization.promise import promise
+from studio.engine.quantization.weight_only import Array, Target
+from studio.engine.techniques.contract import Context
+from studio.records.plan import Plan, Refusal
+from studio.records.steps import QuantizeWeights, Settings, Step
+
+
+class WeightOnly:
+    """See the module."""
+
+    settings: type[Settings] = QuantizeWeights
+
+    def plan(self, listing: Listing, step: Step, context: Context) -> Plan:
+        """See `Technique.plan`."""
+        settings = cast("QuantizeWeights", step.settings)
+        refusals: list[Refusal] = []
+        words: dict[str, str] = {}
+        for name in step.layers:
+            reason = _why_not(listing.nodes[name])
+            if reason:
+                refusals.append(Refusal(layer=name, reason=reason))
+            else:
+                words[name] = weight_only.describe(listing.nodes[name].node, settings)
+        if not words:
+            return promise(listing, step, None, {}, refusals)
+        drafted = _write(listing, settings, list(words), None, Context())
+        return promise(listing, step, drafted, words, refusals, _notes(listing, settings, drafted, context))
+
+    def draft(self, listing: Listing, plan: Plan, context: Context) -> Model:
+        """See `Drafting.draft`."""
+        del context
+        settings = cast("QuantizeWeights", plan.step.settings)
+        return _write(listing, settings, [a.layer for a in plan.actions], None, Context())
+
+    def apply(self, listing: Listing, plan: Plan, context: Context) -> Model:
+        """See `Technique.apply`."""
+        settings = cast("QuantizeWeights", plan.step.settings)
+        names = [a.layer for a in plan.actions]
+        moments = _moments(listing, names, context, context.progress.part(0.0, 0.4))
+        return _write(listing, settings, names, moments, context)
+
+
+def _why_not(layer: LayerNode) -> str:
+    """Why a layer's weights cannot be stored as integers; '' when they can."""
+    if layer.quantized:
+        return "its weights are integers already"
+    tensor = constant(layer.weight)
+    if tensor is None or tensor.dtype != ir.DataType.FLOAT:
+        return f"its weights are {layer.record.dtype}, not float32"
+    if layer.between:
+        return f"its weights pass through {layer.between[0].op_type} first"
+    if tensor.size < weight_only.SMALLEST:
+        return f"it has only {tensor.size} weights: scales would take as much as is saved"
+    return ""
+
+
+def _notes(listing: Listing, settings: QuantizeWeights, drafted: Model, context: Context) -> list[str]:
+    notes = []
+    if drafted.opset > listing.model.opset:
+        notes.append(
+            f"The opset is raised from {listing.model.opset} to {drafted.opset}: integer types need it."
+        )
+    if context.calibration is None and settings.bits < 8:
+        notes.append("With calibration data the rounding would be much better.")
+    return notes
+
+
+def _moments(listing: Listing, names: list[str], context: Context, progress: Progress) -> Mapping[str, Array]:
+    """Second moments of what the layers of the main graph read; none without data."""
+    if context.calibration is None:
+        return {}
+    nodes = [layer.node for name in names if not (layer := listing.nodes[name]).path]
+    key = ("moments", id(context.calibration), tuple(id(n) for n in nodes))
+    if key not in context.memo:
+        data = context.calibration
+        context.memo[key] = weight_only.moments(
+            listing.model, nodes, data.feeds(), progress, total=data.runs(), threads=context.threads
+        )
+    return cast("Mapping[str, Array]", context.memo[key])
+
+
+def _write(
+    listing: Listing,
+    settings: QuantizeWeights,
+    names: list[str],
+    moments: Mapping[str, Array] | None,
+    context: Context,
+) -> Model:
+    """The model with the named layers' weights as integers; blank ones where `moments` is None."""
+    targets = [Target(name, listing.nodes[name].record.key, listing.nodes[name].path) for name in names]
+    writer = weight_only.Writer(listing.model, settings, targets, moments)
+    progress = context.progress.part(0.4, 1.0)
+    for done, target in enumerate(targets):
+        progress.tick(done / len(targets), f"{target.name}: {settings.bits} bits")
+        pair = writer.write(target)
+        words = f"{target.name}: int{settings.bits}"
+        context.treated(
+            writer.model, target.name, words if pair is None else f"{words}, {sqnr_db(*pair):.1f} dB"
+        )
+    return writer.finish()
