@@ -92,6 +92,7 @@ class Session:
         self._do = DoLane(post, scratch, self._ask, command)
         self._files = DoLane(post, scratch, None, command)
         self._listeners: list[Listener] = []
+        self._unheard: list[tuple[View, View]] = []
         self._history = History()
         self._merge: tuple[str, float] = ("", 0.0)
         self._saved: object = None
@@ -890,8 +891,16 @@ class Session:
         if "project" in fields:
             new = replace(new, modified=_essence(new.project) != self._saved)
         self.view = new
-        for listener in tuple(self._listeners):
-            listener(old, new)
+        # A listener may cause the next change: everyone hears of this one first.
+        self._unheard.append((old, new))
+        if len(self._unheard) > 1:
+            return
+        while self._unheard:
+            try:
+                for listener in tuple(self._listeners):
+                    listener(*self._unheard[0])
+            finally:
+                self._unheard.pop(0)
 
     def _stripped_path(self) -> str:
         self._strips += 1
