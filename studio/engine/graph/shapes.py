@@ -16,9 +16,9 @@ import onnx_ir as ir
 
 from studio.engine.graph.measured import measured_shapes
 from studio.engine.graph.model import Model, graphs, subgraphs, type_name
-from studio.engine.graph.sizes import named_shape, real_inputs
+from studio.engine.graph.sizes import named_shape
 from studio.engine.graph.standins import use_stand_ins
-from studio.engine.graph.strip import strip
+from studio.engine.graph.strip import bare_proto
 
 T = TypeVar("T")
 Dims = tuple[int | str, ...]
@@ -79,15 +79,13 @@ def _inferred(
     model: Model, input_sizes: Mapping[str, int]
 ) -> tuple[dict[ir.Value, Dims], dict[ir.Value, str]]:
     """What onnx infers from the inputs alone; declared shapes are of other input sizes perhaps."""
-    bare = strip(model, keep_below=_SMALL_BYTES)
-    for value in real_inputs(bare):
-        value.shape = _chosen(value, input_sizes)
-    for _path, graph in graphs(bare):
-        for node in graph:
-            for value in node.outputs:
-                value.shape = None
-    use_stand_ins(bare)
-    proto = _infer(ir.to_proto(bare.ir))
+    proto = bare_proto(model, keep_below=_SMALL_BYTES)
+    for info, value in zip(proto.graph.input, model.graph.inputs, strict=True):
+        if not value.is_initializer():
+            _choose_sizes(info, named_shape(value), input_sizes)
+    _forget_shapes(proto.graph, outputs=True)
+    use_stand_ins(proto.graph)
+    proto = _infer(proto)
     dims: dict[ir.Value, Dims] = {}
     types: dict[ir.Value, str] = {}
     for graph, inferred in _side_by_side(model.graph, proto.graph):
@@ -120,11 +118,25 @@ def _infer(proto: onnx.ModelProto) -> onnx.ModelProto:
     return proto
 
 
-def _chosen(value: ir.Value, input_sizes: Mapping[str, int]) -> ir.Shape | None:
-    shape = named_shape(value)
-    if shape is None:
-        return None
-    return ir.Shape([input_sizes.get(d) if isinstance(d, str) else d for d in shape])
+def _choose_sizes(info: onnx.ValueInfoProto, shape: Dims | None, input_sizes: Mapping[str, int]) -> None:
+    """Put sizes in the place of an input's dynamic dimensions."""
+    for dim, wanted in zip(info.type.tensor_type.shape.dim, shape or (), strict=False):
+        size = input_sizes.get(wanted) if isinstance(wanted, str) else wanted
+        dim.Clear()
+        if size is not None:
+            dim.dim_value = size
+
+
+def _forget_shapes(graph: onnx.GraphProto, *, outputs: bool = False) -> None:
+    """Drop what the file says of values inside: it may be true of other input sizes only."""
+    stored = {tensor.name for tensor in graph.initializer}
+    for info in (*graph.value_info, *(graph.output if outputs else ())):
+        if info.name not in stored:
+            info.type.tensor_type.ClearField("shape")
+    for node in graph.node:
+        for attr in node.attribute:
+            for inner in (*((attr.g,) if attr.type == onnx.AttributeProto.GRAPH else ()), *attr.graphs):
+                _forget_shapes(inner, outputs=True)
 
 
 def _values(graph: ir.Graph) -> Iterator[ir.Value]:

@@ -9,9 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import onnx
-import onnx_ir as ir
-
-from studio.engine.graph.model import Model, nodes
 
 
 @dataclass(frozen=True)
@@ -59,44 +56,38 @@ _STAND_INS: dict[str, StandIn] = {
 _STANDARD_NAMES = {"DequantizeLinear", "QuantizeLinear", "Pad"}
 
 
-def use_stand_ins(model: Model) -> None:
+def use_stand_ins(graph: onnx.GraphProto) -> None:
     """Replace onnxruntime's operators by standard ones of equal shapes, in place; unknown ones stay."""
-    for node in list(nodes(model)):
+    weights: list[onnx.TensorProto] = []
+    for node in graph.node:
+        for attr in node.attribute:
+            for inner in (*((attr.g,) if attr.type == onnx.AttributeProto.GRAPH else ()), *attr.graphs):
+                use_stand_ins(inner)
         if node.domain != "com.microsoft":
             continue
         if node.op_type in _STANDARD_NAMES:
             node.domain = ""
         elif node.op_type == "MatMulNBits":
-            _matmul_n_bits(node)
+            weights.append(_matmul_n_bits(node))
         elif (stand_in := _STAND_INS.get(node.op_type)) is not None:
-            _replace(node, stand_in)
+            first, inputs = stand_in.inputs[0], list(node.input)
+            positions = range(first, len(inputs), stand_in.every) if stand_in.every else stand_in.inputs
+            _become(node, stand_in.op, [inputs[p] for p in positions if p < len(inputs)], stand_in.attributes)
+    graph.initializer.extend(weights)
 
 
-def _replace(node: ir.Node, by: StandIn) -> None:
-    positions = range(by.inputs[0], len(node.inputs), by.every) if by.every else by.inputs
-    _become(node, by.op, [node.inputs[p] if p < len(node.inputs) else None for p in positions], by.attributes)
-
-
-def _become(node: ir.Node, op: str, inputs: list[ir.Value | None], attributes: tuple[str, ...] = ()) -> None:
-    node.resize_inputs(len(inputs))
-    for position, value in enumerate(inputs):
-        node.replace_input_with(position, value)
-    for name in list(node.attributes):
-        if name not in attributes:
-            del node.attributes[name]
+def _become(node: onnx.NodeProto, op: str, inputs: list[str], attributes: tuple[str, ...] = ()) -> None:
+    kept = [a for a in node.attribute if a.name in attributes]
+    del node.attribute[:], node.input[:]
+    node.attribute.extend(kept)
+    node.input.extend(inputs)
     node.domain, node.op_type = "", op
 
 
-def _matmul_n_bits(node: ir.Node) -> None:
+def _matmul_n_bits(node: onnx.NodeProto) -> onnx.TensorProto:
     """A (…, K) times a K × N matrix that exists in name only."""
-    if node.graph is None or "K" not in node.attributes or "N" not in node.attributes:
-        return
-    dims = [node.attributes["K"].as_int(), node.attributes["N"].as_int()]
-    name = f"{node.outputs[0].name}\0weight"
-    tensor = ir.TensorProtoTensor(onnx.TensorProto(name=name, data_type=onnx.TensorProto.FLOAT, dims=dims))
-    weight = ir.Value(
-        name=name, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(dims), const_value=tensor
-    )
-    if isinstance(node.graph, ir.Graph):
-        node.graph.register_initializer(weight)
-        _become(node, "MatMul", [node.inputs[0], weight])
+    sizes = {a.name: a.i for a in node.attribute}
+    name = f"{node.output[0]}\0weight"
+    _become(node, "MatMul", [node.input[0], name])
+    dims = [sizes.get("K", 1), sizes.get("N", 1)]
+    return onnx.TensorProto(name=name, data_type=onnx.TensorProto.FLOAT, dims=dims)

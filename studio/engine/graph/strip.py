@@ -1,4 +1,4 @@
-"""A copy without weights, for the graph view and for shape inference: names, types and dimensions only."""
+"""A model without its weights, for the graph view and for shape inference: names, types and dimensions only."""
 
 from __future__ import annotations
 
@@ -8,16 +8,34 @@ import onnx_ir as ir
 from studio.engine.graph.model import Model, change_tensors, copy
 
 
-def strip(model: Model, keep_below: int = 0) -> Model:
-    """A copy of the model whose weights have names, types and dimensions, but no values.
+def strip(model: Model) -> Model:
+    """A copy of the model whose weights have names, types and dimensions, but no values."""
+    bare = copy(model)
+    change_tensors(bare, _without_values)
+    return bare
+
+
+def bare_proto(model: Model, keep_below: int = 0) -> onnx.ModelProto:
+    """The model as protobuf, its weights without values.
+
+    For the time of writing, the model's tensors are exchanged; that is far cheaper than a copy.
 
     Args:
-        model: left as it is.
+        model: as it was when this returns.
         keep_below: tensors of fewer bytes keep their values (shape inference reads small ones).
     """
-    bare = copy(model)
-    change_tensors(bare, lambda t, name: _without_values(t, name) if t.nbytes >= keep_below else t)
-    return bare
+    whole: list[ir.TensorProtocol] = []
+
+    def empty(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
+        whole.append(tensor)
+        return _without_values(tensor, name) if tensor.nbytes >= keep_below else tensor
+
+    change_tensors(model, empty)
+    try:
+        return ir.to_proto(model.ir)
+    finally:
+        back = iter(whole)
+        change_tensors(model, lambda _tensor, _name: next(back))
 
 
 def _without_values(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:

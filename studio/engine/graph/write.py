@@ -23,7 +23,7 @@ from studio.base.errors import StudioError
 from studio.engine.graph import wire
 from studio.engine.graph.model import Model, change_tensors, copy
 from studio.engine.graph.read import external_files
-from studio.engine.graph.strip import strip
+from studio.engine.graph.strip import bare_proto
 
 # Protobuf ends at 2 GiB; what is larger than this gets its weights in a file of their own.
 MAX_INLINE_BYTES = 1_500_000_000
@@ -38,7 +38,7 @@ _MARK = "\0tensor-"
 def to_bytes(model: Model, weights: bool = True) -> bytes:
     """The model as ONNX protobuf bytes; without weights, names, types and dimensions only."""
     if not weights:
-        return bytes(ir.to_proto(strip(model).ir).SerializeToString())
+        return bytes(bare_proto(model).SerializeToString())
     return b"".join(_contents(chunk) for chunk in _chunks(model))
 
 
