@@ -11,7 +11,7 @@ from studio.base.errors import StudioError
 from studio.base.progress import Progress
 from studio.base.units import file_size
 from studio.engine import graph, latency
-from studio.engine.cost import model_cost
+from studio.engine.cost import constant_cost
 from studio.engine.graph import Model
 from studio.engine.layers import Listing, list_layers
 from studio.engine.planning import open_calibration, plan_step, resolve_layers
@@ -90,6 +90,19 @@ def apply(asked: task.Apply, progress: Progress, emit: Callable[[task.News], Non
     )
 
 
+def _bytes_in_use(model: Model) -> int:
+    """Weight bytes that something reads: what a technique has replaced leaves the graph only at its end."""
+    held = [
+        value
+        for _path, inner in graph.graphs(model)
+        for value in (
+            *inner.initializers.values(),
+            *(node.outputs[0] for node in inner if graph.is_constant_node(node)),
+        )
+    ]
+    return constant_cost(v for v in held if v.uses() or v.is_graph_output()).bytes
+
+
 class _Reporter:
     """Turns 'this layer is done' into news: size after every layer, latency at checkpoints."""
 
@@ -104,7 +117,7 @@ class _Reporter:
     def __call__(self, model: Model, layer: str, words: str) -> None:
         self._done += 1
         total = max(self._total, self._done)
-        size = model_cost(model, self._listing.shapes).bytes
+        size = _bytes_in_use(model)
         self._emit(
             task.Treated(
                 layer=layer,

@@ -5,6 +5,21 @@ recurrent cells; padding counted; element-wise work, norms, pooling and data mov
 """
 
 from studio.engine.cost.rules import macs
-from studio.engine.cost.sizes import activation_bytes, constant_cost, model_cost, stored_values, tensor_bytes
+from studio.engine.cost.sizes import (
+    activation_bytes,
+    constant_cost,
+    model_cost,
+    stored_values,
+    tensor_bytes,
+    used_bytes,
+)
 
-__all__ = ["activation_bytes", "constant_cost", "macs", "model_cost", "stored_values", "tensor_bytes"]
+__all__ = [
+    "activation_bytes",
+    "constant_cost",
+    "macs",
+    "model_cost",
+    "stored_values",
+    "tensor_bytes",
+    "used_bytes",
+]

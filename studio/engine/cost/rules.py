@@ -11,7 +11,8 @@ the standard sets count 0, in unknown sets None.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeAlias
 
 import onnx_ir as ir
@@ -21,16 +22,15 @@ from studio.engine.graph import Shapes, constant
 Rule: TypeAlias = Callable[[ir.Node, Shapes], int | None]
 Sizes: TypeAlias = tuple[int, ...]
 
-# Sets whose remaining operators are known to multiply no weights worth counting: element-wise, norms, pooling,
-# data movement, (de)quantization, random numbers, classic machine learning, and Fourier transforms, whose cost
-# depends on the algorithm.
-_KNOWN_DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc"}
-# Operators of those sets that do compute, by rules nobody has written down here.
-_NOT_COUNTED = {
-    "MoE", "QMoE", "PackedAttention", "PackedMultiHeadAttention", "PagedAttention", "LongformerAttention",
-    "DecoderAttention", "BeamSearch", "GreedySearch", "Sampling", "WhisperBeamSearch", "AttnLSTM",
-    "SequenceMap", "EPContext", "WordConvEmbedding", "GatedRelativePositionBias",
-}  # fmt: skip
+# Sets whose operators without a rule multiply no weights worth counting: element-wise, norms, pooling, data
+# movement, (de)quantization, random numbers, trees, and Fourier transforms, whose cost depends on the algorithm.
+_KNOWN_SETS = {"", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc"}
+# Names of those that do compute all the same, in ways that nobody has written down here.
+_COMPUTES = re.compile(
+    "Attention|MatMul|Gemm|Conv|LSTM|MoE|Search|Sampling|Delta|Mamba|Proj|EPContext|SequenceMap"
+)
+# No run ever ends that does as many; a loop of 2^63 trips must not become a figure.
+_MOST = 10**18
 
 
 def macs(node: ir.Node, shapes: Shapes) -> int | None:
@@ -40,11 +40,10 @@ def macs(node: ir.Node, shapes: Shapes) -> int | None:
     """
     domain = "" if node.domain == "ai.onnx" else node.domain
     rule = RULES.get((domain, node.op_type))
-    if rule is not None:
-        return rule(node, shapes)
-    if domain not in _KNOWN_DOMAINS or node.op_type in _NOT_COUNTED:
-        return None
-    return 0
+    if rule is None:
+        return None if domain not in _KNOWN_SETS or _COMPUTES.search(node.op_type) else 0
+    count = rule(node, shapes)
+    return count if count is None or count <= _MOST else None
 
 
 def graph_macs(graph: ir.Graph, shapes: Shapes) -> int | None:
@@ -52,9 +51,9 @@ def graph_macs(graph: ir.Graph, shapes: Shapes) -> int | None:
     return _sum(macs(node, shapes) for node in graph)
 
 
-def _sum(figures: object) -> int | None:
+def _sum(figures: Iterable[int | None]) -> int | None:
     total = 0
-    for figure in figures:  # type: ignore[attr-defined]
+    for figure in figures:
         if figure is None:
             return None
         total += figure
@@ -277,6 +276,36 @@ def group_query_attention(node: ir.Node, shapes: Shapes) -> int | None:
     return 2 * q[0] * heads * q[1] * keys * head_size
 
 
+def linear_attention(node: ir.Node, shapes: Shapes) -> int | None:
+    """B·T·d_k·d_v · (H_q + H_kv), and H_kv once more where the update reads the state (the delta rules).
+
+    Source: ONNX operator LinearAttention (opset 27): per token and key head S += k ⊗ v, per query head o = qᵀ S;
+    decays are element-wise. Packed (B, T, heads·d).
+    """
+    q, v = _sizes(shapes, _input(node, 0)), _sizes(shapes, _input(node, 2))
+    heads, kv_heads = _int(node, "q_num_heads"), _int(node, "kv_num_heads")
+    if q is None or v is None or len(q) != 3 or not heads or not kv_heads:
+        return None
+    rule = node.attributes.get("update_rule")
+    reads = rule is not None and not rule.is_ref() and "delta" in rule.as_string()
+    products = heads + kv_heads * (2 if reads else 1)
+    return q[0] * q[1] * (q[2] // heads) * (v[2] // kv_heads) * products
+
+
+# ------------------------------------------------------------------ classic machine learning
+
+
+def linear_model(node: ir.Node, shapes: Shapes) -> int | None:
+    """Rows · coefficients.
+
+    Source: ai.onnx.ml LinearClassifier, LinearRegressor.
+    """
+    x, weights = _sizes(shapes, _input(node, 0)), node.attributes.get("coefficients")
+    if x is None or weights is None:
+        return None
+    return (x[0] if len(x) == 2 else 1) * len(weights.as_floats())
+
+
 # ------------------------------------------------------------------ control flow
 
 
@@ -295,7 +324,7 @@ def loop(node: ir.Node, shapes: Shapes) -> int | None:
 
     Source: ONNX operator Loop.
     """
-    body = graph_macs(_graphs(node)["body"].as_graph(), shapes)
+    body = _body(node, shapes)
     trips = constant(_input(node, 0))
     if body == 0:
         return 0
@@ -307,14 +336,21 @@ def scan(node: ir.Node, shapes: Shapes) -> int | None:
 
     Source: ONNX operator Scan (opset 9 and later).
     """
-    body = graph_macs(_graphs(node)["body"].as_graph(), shapes)
+    body = _body(node, shapes)
     if body == 0:
         return 0
+    if "directions" in node.attributes:  # opset 8 has a batch axis in front
+        return None
     scanned = _int(node, "num_scan_inputs")
     dims = _sizes(shapes, _input(node, len(node.inputs) - scanned))
     axes = node.attributes.get("scan_input_axes")
     axis = axes.as_ints()[0] if axes is not None and axes.value else 0
     return None if body is None or dims is None else body * dims[axis]
+
+
+def _body(node: ir.Node, shapes: Shapes) -> int | None:
+    attr = _graphs(node).get("body")
+    return None if attr is None else graph_macs(attr.as_graph(), shapes)
 
 
 def _graphs(node: ir.Node) -> Mapping[str, ir.Attr]:
@@ -340,10 +376,16 @@ RULES: Mapping[tuple[str, str], Rule] = {
     ("", "GRU"): recurrent,
     ("", "RNN"): recurrent,
     ("", "Attention"): attention,
+    ("", "LinearAttention"): linear_attention,
+    ("", "CausalConvWithState"): conv(1),
     ("", "If"): branch,
     ("", "Loop"): loop,
     ("", "Scan"): scan,
+    ("ai.onnx.ml", "LinearClassifier"): linear_model,
+    ("ai.onnx.ml", "LinearRegressor"): linear_model,
     ("com.microsoft", "FusedConv"): conv(1),
+    ("com.microsoft", "CausalConvWithState"): conv(1),
+    ("com.microsoft", "LinearAttention"): linear_attention,
     ("com.microsoft", "NhwcConv"): conv(1),
     ("com.microsoft", "NhwcFusedConv"): conv(1),
     ("com.microsoft", "QLinearConv"): conv(3),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import onnx_ir as ir
 
@@ -91,11 +91,18 @@ def _graph_activation_bytes(graph: ir.Graph, shapes: Shapes) -> int | None:
 
 def model_cost(model: Model, shapes: Shapes) -> Cost:
     """Everything stored in the model, subgraphs included, and what one run takes."""
-    stored: list[ir.Value | None] = []
-    for _path, graph in graphs(model):
-        stored.extend(graph.initializers.values())
-        stored.extend(node.outputs[0] for node in graph if is_constant_node(node))
-    return constant_cost(stored) + Cost(
+    return constant_cost(_stored(model)) + Cost(
         macs=graph_macs(model.graph, shapes),
         activation_bytes=_graph_activation_bytes(model.graph, shapes),
     )
+
+
+def used_bytes(model: Model) -> int:
+    """Bytes of the constants that something uses: what a model that is still being worked on will store."""
+    return constant_cost(v for v in _stored(model) if v.is_graph_output() or next(iter(v.uses()), None)).bytes
+
+
+def _stored(model: Model) -> Iterator[ir.Value]:
+    for _path, graph in graphs(model):
+        yield from graph.initializers.values()
+        yield from (node.outputs[0] for node in graph if is_constant_node(node))
