@@ -15,6 +15,9 @@ from studio.records.model import Layer, ModelInfo, Outline, OutlineNode
 from studio.records.task import Inspected
 
 
+_RELEASE_AFTER = 64_000_000  # bytes of weights
+
+
 def inspect(
     path: Path, input_sizes: Mapping[str, int] | None = None, stripped: Path | None = None
 ) -> Inspected:
@@ -36,7 +39,7 @@ def describe(listing: Listing, path: Path, stripped: Path | None = None) -> Insp
     model = listing.model
     if stripped is not None:
         stripped.write_bytes(to_bytes(model, weights=False))
-    numbers = {name: _count(listing, name) for name in listing.nodes}
+    numbers = _count_all(listing)
     source = model.ir
     info = ModelInfo(
         path=str(path),
@@ -54,7 +57,20 @@ def describe(listing: Listing, path: Path, stripped: Path | None = None) -> Insp
         findings=preflight(listing, [name for name, n in numbers.items() if n is not None and not n.finite]),
         nodes=sum(1 for _ in nodes(model)),
     )
-    return Inspected(info=info, outline=outline(listing))
+    return Inspected(info=info, outline=outline(listing), stripped=str(stripped or ""))
+
+
+def _count_all(listing: Listing) -> dict[str, Numbers | None]:
+    """The numbers of every layer; memory is given back on the way, so that models of any size can be counted."""
+    numbers: dict[str, Numbers | None] = {}
+    read = 0
+    for name, layer in listing.nodes.items():
+        numbers[name] = _count(listing, name)
+        read += layer.record.cost.bytes
+        if read > _RELEASE_AFTER:
+            listing.model.release()
+            read = 0
+    return numbers
 
 
 def _count(listing: Listing, name: str) -> Numbers | None:
