@@ -68,12 +68,14 @@ def apply(asked: task.Apply, progress: Progress, emit: Callable[[task.News], Non
     model = graph.load(Path(asked.model))
     sizes = dict(asked.input_sizes)
     listing = list_layers(model, sizes)
+    notes: list[str] = []
     context = Context(
         progress=progress.part(0.0, 0.95),
         calibration=open_calibration(asked.calibration, listing),
         seed=asked.recipe.seed,
         threads=asked.threads,
         agreed=asked.agreed,
+        note=notes.append,
         treated=_Reporter(asked, listing, emit),
     )
     result, plans = apply_steps(model, asked.recipe.steps, context, sizes)
@@ -86,7 +88,7 @@ def apply(asked: task.Apply, progress: Progress, emit: Callable[[task.News], Non
         plans=plans,
         file_bytes=written,
         seconds=time.perf_counter() - started,
-        notes=tuple(note for plan in plans for note in plan.notes),
+        notes=(*(note for plan in plans for note in plan.notes), *notes),
     )
 
 
