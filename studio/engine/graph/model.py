@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,12 @@ class Model:
     Attributes:
         ir: the graph; weights are read when asked for.
         path: the file it was read from; None for a model made in memory.
+        maps: the mapped files that weights come from.
     """
 
     ir: ir.Model
     path: Path | None = None
+    maps: tuple[mmap.mmap, ...] = ()
 
     @property
     def graph(self) -> Graph:
@@ -33,6 +36,12 @@ class Model:
     def opset(self) -> int:
         """Version of the default operator set; 0 when the model imports none."""
         return self.ir.opset_imports.get("", 0)
+
+    def release(self) -> None:
+        """Give back the memory of weights read so far; they are read from the file again when asked for."""
+        for mapped in self.maps:
+            if hasattr(mapped, "madvise"):
+                mapped.madvise(mmap.MADV_DONTNEED)
 
 
 _NUMPY_NAMES = {"FLOAT": "float32", "DOUBLE": "float64"}
@@ -50,7 +59,7 @@ def type_of(name: str) -> ir.DataType:
 
 def copy(model: Model) -> Model:
     """The same model with nodes and values of its own; tensors are shared (they are immutable)."""
-    return Model(model.ir.clone(), model.path)
+    return Model(model.ir.clone(), model.path, model.maps)
 
 
 def leave_old_ir(model: Model, version: int = 4) -> None:

@@ -58,8 +58,8 @@ def load(path: Path) -> Model:
         _check(proto)
         densify(proto)
         source = ir.serde.deserialize_model(proto)
-        model = Model(source, path)
-        _bind(model, path, data)
+        maps = _bind(Model(source), path, data)
+        model = Model(source, path, maps)
         _put_in_order(model)
         inline_functions(model)
     except StudioError as error:
@@ -224,8 +224,8 @@ def _put_in_order(model: Model) -> None:
 # ------------------------------------------------------------------ where weights lie
 
 
-def _bind(model: Model, path: Path, data: memoryview) -> None:
-    """Let every tensor that lies in a file fetch its numbers from the mapped file.
+def _bind(model: Model, path: Path, data: memoryview) -> tuple[mmap.mmap, ...]:
+    """Let every tensor that lies in a file fetch its numbers from the mapped file; all mapped files.
 
     Raises:
         StudioError: external data are missing, too short or out of the model's folder.
@@ -242,6 +242,7 @@ def _bind(model: Model, path: Path, data: memoryview) -> None:
         return _bound(tensor, name, maps[location])
 
     change_tensors(model, bind)
+    return tuple(view.obj for view in maps.values() if isinstance(view.obj, mmap.mmap))
 
 
 def _bound(tensor: ir.ExternalTensor, name: str, data: memoryview) -> ir.TensorProtocol:

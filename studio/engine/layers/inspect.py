@@ -14,7 +14,6 @@ from studio.engine.layers.preflight import preflight
 from studio.records.model import Layer, ModelInfo, Outline, OutlineNode
 from studio.records.task import Inspected
 
-
 _RELEASE_AFTER = 64_000_000  # bytes of weights
 
 
