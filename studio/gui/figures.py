@@ -99,6 +99,7 @@ class Column:
         heat: how values become colours; '' = the graph cannot be coloured by it.
         width: to begin with, in pixels.
         shown: to begin with.
+        words: where there is no column of figures below it ('Size (MB)'); '' = the title.
     """
 
     id: str
@@ -112,6 +113,12 @@ class Column:
     heat: Literal["", "linear", "log", "bits"] = ""
     width: int = 72
     shown: bool = True
+    words: str = ""
+
+    @property
+    def label(self) -> str:
+        """What the column is called in a menu or a legend."""
+        return self.words or self.title
 
 
 def _number(scale: float = 1.0) -> Callable[[Value], str]:
@@ -195,19 +202,19 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column(
         "params", "Params", "Stored weight values", lambda x, _: x.cost.parameters, _count,
-        aliases=("parameters",), heat="linear",
+        aliases=("parameters",), heat="linear", words="Parameters",
     ),
     Column(
         "size", "MB", "Weight bytes in the file, in millions", lambda x, _: x.cost.bytes, _number(1e6), 1e6,
-        aliases=("mb", "bytes"), heat="linear", width=60,
+        aliases=("mb", "bytes"), heat="linear", width=66, words="Size (MB)",
     ),
     Column(
         "macs", "MMACs", "Millions of multiply-accumulates of one run at the chosen input sizes",
-        lambda x, _: x.cost.macs, _number(1e6), 1e6, aliases=("mmacs",), heat="linear",
+        lambda x, _: x.cost.macs, _number(1e6), 1e6, aliases=("mmacs",), heat="linear", words="MACs (millions)",
     ),
     Column(
         "latency", "Latency %", "Measured share of one run's time; known after Profile", _time_share, _percent, 0.01,
-        aliases=("time",), heat="linear", width=82,
+        aliases=("time",), heat="linear", width=82, words="Latency (%)",
     ),
     Column(
         "sensitivity", "Sensitivity",
@@ -218,20 +225,21 @@ COLUMNS: tuple[Column, ...] = (
     Column("treatment", "Treatment", "What the layer is to get; click to change", treatment_text, numeric=False, width=140),
     Column(
         "after", "MB after", "Weight bytes after the staged treatments, predicted", bytes_after, _number(1e6), 1e6,
-        heat="linear", width=78,
+        heat="linear", width=78, words="Size after (MB)",
     ),
     Column(
         "activations", "Act. MB", "Bytes of the output of one run, in millions", lambda x, _: x.cost.activation_bytes,
-        _number(1e6), 1e6, aliases=("activation",), heat="linear", shown=False,
+        _number(1e6), 1e6, aliases=("activation",), heat="linear", shown=False, words="Activations (MB)",
     ),
     Column(
         "share", "Share %", "Share of the model's weight bytes", lambda x, _: x.share, _percent, 0.01,
-        heat="linear", shown=False,
+        heat="linear", shown=False, words="Share of the size (%)",
     ),
-    Column("ms", "ms", "Measured time of one run of this layer", _time, _number(), heat="linear", shown=False, width=64),
+    Column("ms", "ms", "Measured time of one run of this layer", _time, _number(), heat="linear", shown=False, width=64,
+           words="Latency (ms)"),
     Column("sqnr", "SQNR dB", "Output signal over noise when only this layer is treated", _sqnr, _number(), shown=False),
     Column("sparsity", "Zeros %", "Share of zeros among the weights", lambda x, _: x.sparsity, _percent, 0.01,
-           aliases=("zeros",), heat="linear", shown=False),
+           aliases=("zeros",), heat="linear", shown=False, words="Zeros (%)"),
     Column("dtype", "Type", "Type of the weight as stored", lambda x, _: x.dtype, numeric=False, shown=False),
     Column("precision", "Precision", "How the layer is stored and computed", lambda x, _: x.precision,
            numeric=False, heat="bits", shown=False, width=96),
@@ -245,9 +253,16 @@ COLOR_COLUMNS: tuple[Column, ...] = tuple(column for column in COLUMNS if column
 
 def column_title(column: Column, known: Figures) -> str:
     """The header's words; the sensitivity says to what."""
-    if column.id == "sensitivity" and known.scanned:
-        return f"{column.title} ({known.scanned})"
-    return column.title
+    return _scanned(column.title, column, known)
+
+
+def column_label(column: Column, known: Figures) -> str:
+    """The words of a legend; the sensitivity says to what."""
+    return _scanned(column.label, column, known)
+
+
+def _scanned(words: str, column: Column, known: Figures) -> str:
+    return f"{words} ({known.scanned})" if column.id == "sensitivity" and known.scanned else words
 
 
 # ------------------------------------------------------------------ colours

@@ -42,17 +42,19 @@ def ranks(count: int, edges: Sequence[Edge]) -> list[int]:
             followers[tail].append(head)
             waiting[head] += 1
     found = [0] * count
+    needs = list(waiting)
     ready = [node for node in range(count) if not waiting[node]]
-    sources = set(ready)
+    loose = [not needed for needed in needs]  # depends on constants only, along one line
     for node in ready:  # grows while it is walked
         for head in followers[node]:
             found[head] = max(found[head], found[node] + 1)
+            loose[head] = loose[head] or (loose[node] and needs[head] == 1 and len(followers[node]) == 1)
             waiting[head] -= 1
             if not waiting[head]:
                 ready.append(head)
     for node in reversed(ready):
-        if node in sources and followers[node]:
-            found[node] = max(0, min(found[head] for head in followers[node]) - 1)
+        if loose[node] and followers[node]:
+            found[node] = max(found[node], min(found[head] for head in followers[node]) - 1)
     return found
 
 

@@ -178,7 +178,7 @@ class GraphBar(QWidget):
         menu = QMenu(self)
         menu.setToolTipsVisible(True)
         for column in COLOR_COLUMNS:
-            action = menu.addAction(column.title)
+            action = menu.addAction(column.label)
             action.setToolTip(column.tip)
             action.triggered.connect(lambda _on=False, c=column.id: self.column_chosen.emit(c))
         menu.addSeparator()

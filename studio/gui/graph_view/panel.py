@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from PySide6.QtCore import Qt, QTimer
+from PySide6.QtCore import Qt, QTimer, Signal
 from PySide6.QtGui import QKeySequence, QShortcut, QShowEvent
 from PySide6.QtWidgets import QStackedWidget, QVBoxLayout, QWidget
 
@@ -13,7 +13,7 @@ from studio.app.session import Session
 from studio.app.view import View
 from studio.base.units import shape
 from studio.gui.canvas import Canvas, Direction, Paint
-from studio.gui.figures import BY_ID, Column, Figures, Heat, column_title, figures, heat, same_figures
+from studio.gui.figures import BY_ID, Column, Figures, Heat, column_label, figures, heat, same_figures
 from studio.gui.graph_view.legend import GraphBar
 from studio.gui.graph_view.scheme import web_engine_ready
 from studio.gui.overview import Overview
@@ -28,7 +28,13 @@ _BY_DEFAULT = ("sensitivity", "latency", "size")  # the first that is known
 
 
 class GraphPanel(QWidget):
-    """The model's graph. The web engine starts when the panel has been shown and a model is open."""
+    """The model's graph. The web engine starts when the panel has been shown and a model is open.
+
+    Signals:
+        colored: by which column's id ('none': by none), and its words.
+    """
+
+    colored = Signal(str, str)
 
     def __init__(
         self, session: Session, selection: Selection, theme: Theme, parent: QWidget | None = None
@@ -221,21 +227,22 @@ class GraphPanel(QWidget):
         self._ask(lambda canvas: canvas.paint_layers(self._paints(known, warmth)))
 
     def _heat(self, known: Figures) -> Heat | None:
+        """By the chosen column, or by the first that is known; None for no colours."""
         if self._column == "none":
             return None
-        if self._column:
-            return heat(BY_ID[self._column], known)
-        tried = (heat(BY_ID[name], known) for name in _BY_DEFAULT)
-        return next((found for found in tried if found.shares), None)
+        tried = (self._column, *_BY_DEFAULT) if self._column else _BY_DEFAULT
+        found = (heat(BY_ID[name], known) for name in tried)
+        return next((warmth for warmth in found if warmth.shares), None)
 
     def _say(self, known: Figures, warmth: Heat | None) -> None:
+        column = warmth.column if warmth is not None else None
         note = ""
         if self._netron_lost and self._canvas is self._overview:
             note = f"Overview, because {self._netron_lost}"
-        elif warmth is not None and not warmth.shares and known.layers:
-            note = "not known yet: scan or time the layers"
-        title = column_title(warmth.column, known) if warmth is not None else ""
-        self.bar.show_coloring(title, warmth, note)
+        elif column is not None and self._column and column.id != self._column:
+            note = f"{BY_ID[self._column].label} is not known yet"
+        self.bar.show_coloring(column_label(column, known) if column else "", warmth, note)
+        self.colored.emit(column.id if column else "none", column_label(column, known) if column else "")
 
     def _paints(self, known: Figures, warmth: Heat | None) -> dict[str, Paint]:
         paints: dict[str, Paint] = {}
@@ -254,5 +261,5 @@ def _words(layer: Layer, known: Figures, column: Column | None) -> str:
     """A tooltip: name, operator, shape, and the figure that the colour stands for."""
     lines = [layer.name, f"{layer.op} {shape(layer.weight_shape)} · {layer.precision}"]
     if column is not None:
-        lines.append(f"{column_title(column, known)}: {column.text(column.value(layer, known))}")
+        lines.append(f"{column_label(column, known)}: {column.text(column.value(layer, known))}")
     return "\n".join(lines)

@@ -219,7 +219,7 @@ class LayerTable(QWidget):
         menu.clear()
         shown = set(self.view.shown_columns())
         for section, column in enumerate(COLUMNS):
-            action = menu.addAction(column.title)
+            action = menu.addAction(column.label)
             action.setToolTip(column.tip)
             action.setCheckable(True)
             action.setChecked(section in shown)

@@ -141,8 +141,11 @@ class CurvePlot(PlotBox):
         self._original.setData(
             [0, total] if original is not None else [], [original] * 2 if original is not None else []
         )
-        tops = [*ys, *(high for _, _, high in curve.band), end[1] if end else 0, original or 0]
-        self.set_axes((0, total), (0, max(tops) or 1), whole_x=True)
+        tops = [*ys, end[1] if end else 0, original or 0]
+        wide = max(
+            (high for _, _, high in curve.band), default=0.0
+        )  # one noisy interval must not flatten the line
+        self.set_axes((0, total), (0, max(*tops, min(wide, max(tops) * 1.6)) or 1), whole_x=True)
         self._describe()
 
     def _describe(self) -> None:

@@ -170,7 +170,7 @@ class TradeOffPlot(PlotBox):
         if not points:
             return
         xs, ys = [p.ms for p in points], [p.quality for p in points]
-        self.set_axes(_with_room(xs), _with_room(ys, most=100.0 if quality.unit == "%" else math.inf))
+        self.set_axes(_with_room(xs), _with_room(ys))
         self._draw()
         self.view.setAccessibleDescription("; ".join(p.words for p in points))
 
@@ -246,10 +246,11 @@ def _diameter(size: int, largest: int) -> float:
     return max(_DOTS[0], _DOTS[1] * math.sqrt(size / largest))
 
 
-def _with_room(values: Sequence[float], most: float = math.inf) -> tuple[float, float]:
+def _with_room(values: Sequence[float]) -> tuple[float, float]:
+    """The range of values with room for dots and labels; never so narrow that noise looks like a difference."""
     low, high = min(values), max(values)
-    room = (high - low) * 0.12 or abs(high) * 0.05 or 1.0
-    return max(0.0, low - room), min(most, high + room)
+    room = max((high - low) * 0.14, abs(high) * 0.02, 1e-6)
+    return max(0.0, low - room), high + room
 
 
 def _ms(version: Version) -> float | None:
