@@ -170,6 +170,7 @@ class Group(Record, frozen=True, kw_only=True):
         unit: channels that go together for one choice (a head's size, the channels of a conv group).
         members: every layer axis that narrows.
         blocked: why it cannot be cut; '' when it can.
+        keep: how many channels the plan leaves; None when the plan leaves the group alone.
     """
 
     name: str
@@ -177,3 +178,4 @@ class Group(Record, frozen=True, kw_only=True):
     unit: int = 1
     members: tuple[Member, ...] = ()
     blocked: str = ""
+    keep: int | None = None

@@ -36,14 +36,21 @@ class Twins:
 
 def cut(trace: Trace, gone: Array) -> Model:
     """A copy of the traced model without the atoms in `gone` (mask over all atoms)."""
-    return _Cut(trace, gone).result()
+    return cut_twins(trace, gone).copy
+
+
+def cut_twins(trace: Trace, gone: Array) -> Twins:
+    """Like `cut`; with what became of every node and value of the original."""
+    work = _Cut(trace, gone)
+    work.result()
+    return work.twins
 
 
 class _Cut:
     def __init__(self, trace: Trace, gone: Array) -> None:
         self._trace, self._gone = trace, gone
-        self._twins = Twins(trace.model)
-        self._model = self._twins.copy
+        self.twins = Twins(trace.model)
+        self._model = self.twins.copy
 
     def result(self) -> Model:
         self._constants()
@@ -80,7 +87,7 @@ class _Cut:
         return [None if m is None else (len(m), int(m.sum())) for m in masks]
 
     def _node(self, node: ir.Node) -> ir.Node:
-        return self._twins.nodes[node]
+        return self.twins.nodes[node]
 
     def _graph(self, node: ir.Node) -> ir.Graph:
         return owner(node)
@@ -96,7 +103,7 @@ class _Cut:
             wanted = {masks for _, masks in uses}
             if wanted == {(None,) * len(uses[0][0].labels)}:
                 continue
-            twin = self._twins.values[value]
+            twin = self.twins.values[value]
             if len(wanted) == 1:
                 set_constant(twin, self._sliced(twin, uses[0][0].labels))
                 continue
@@ -131,7 +138,7 @@ class _Cut:
         """What the file says of intermediate shapes follows the cut."""
         for value, labels in self._trace.labels.items():
             lengths = self._lengths(labels)
-            twin = self._twins.values[value]
+            twin = self.twins.values[value]
             if twin.shape is None or not any(lengths) or len(twin.shape) != len(lengths):
                 continue
             twin.shape = ir.Shape(

@@ -19,6 +19,11 @@ from studio.engine.groups.trace import Trace
 
 def masked(trace: Trace, gone: Array) -> Model:
     """A copy of the traced model in which every contraction multiplies the gone channels by zero first."""
+    return masked_twins(trace, gone).copy
+
+
+def masked_twins(trace: Trace, gone: Array) -> Twins:
+    """Like `masked`; with what became of every node and value of the original."""
     twins = Twins(trace.model)
     for reading in trace.readings:
         mask = kept(trace, gone, reading.labels)
@@ -40,7 +45,7 @@ def masked(trace: Trace, gone: Array) -> Model:
                 [factor],
                 dtype=ir.DataType.from_numpy(np.dtype(kind)),
             )
-    return twins.copy
+    return twins
 
 
 def _dims(trace: Trace, value: ir.Value | None) -> tuple[int, ...]:

@@ -36,5 +36,9 @@ def find(settings: steps.Settings) -> Technique:
             from studio.engine.techniques.factorize import LowRank
 
             return LowRank()
+        case steps.PruneChannels():
+            from studio.engine.techniques.prune_channels import ChannelPruning
+
+            return ChannelPruning()
         case _:
             raise LookupError(f"no technique for {type(settings).__name__}")

@@ -31,6 +31,7 @@ class Context:
         agreed: the user has said yes to the plan's questions.
         memo: what stays true for one unchanged model and data set (calibration ranges, second moments), so that
             treating layer after layer alone, as a scan does, need not measure it anew; keyed by the technique.
+        note: called with a sentence that belongs to the version ('channels verified …').
         treated: called after each layer with (model so far, layer name, words); feeds the live plots.
     """
 
@@ -40,6 +41,7 @@ class Context:
     threads: int = 0
     agreed: bool = False
     memo: dict[object, object] = field(default_factory=dict)
+    note: Callable[[str], None] = lambda _words: None
     treated: Callable[[Model, str, str], None] = lambda _model, _layer, _words: None
 
 

@@ -1,0 +1,180 @@
+"""How many channels of each group stay: a local ratio, or one budget spread by what each group can spare."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from studio.engine.cost import macs, stored_values, tensor_bytes
+from studio.engine.graph import constant
+from studio.engine.groups.atoms import Axis
+from studio.engine.groups.grouping import ChannelGroup, Grouping
+from studio.engine.pruning.criteria import Order
+
+Resource = Literal["macs", "params", "bytes"]
+
+# Blocked layouts make widths of a multiple of 16 the fast ones; narrow layers gain nothing from it.
+_FAST = 16
+_NARROW = 64
+_STEPS = 32
+
+
+def rounded(width: int, keep: float, round_to: int, minimum: int, kind: str) -> int:
+    """The width to keep: at least `minimum`, wide groups rounded up to what is fast."""
+    unit = round_to or (_FAST if width >= _NARROW else 1)
+    if kind != "plain":
+        unit = 1
+    wanted = max(keep, minimum, 1)
+    count = int(np.ceil(wanted / unit - 1e-9)) * unit if unit > 1 else int(np.ceil(wanted - 1e-9))
+    return min(width, count)
+
+
+@dataclass(frozen=True)
+class _Item:
+    """Something that costs `base` × Π over axes of Σ over runs of share · Π of the kept shares of groups."""
+
+    base: float
+    axes: tuple[tuple[tuple[float, tuple[int, ...]], ...], ...]
+
+    def cost(self, shares: Sequence[float]) -> float:
+        total = self.base
+        for axis in self.axes:
+            total *= sum(share * float(np.prod([shares[g] for g in groups])) for share, groups in axis)
+        return total
+
+
+class Costs:
+    """What the model costs at given widths of its groups, without cutting anything."""
+
+    def __init__(self, grouping: Grouping, resource: Resource) -> None:
+        self._groups = grouping.groups
+        self._owner: dict[int, int] = {}
+        for index, group in enumerate(grouping.groups):
+            self._owner.update(dict.fromkeys(group.atoms.tolist(), index))
+        self._items = self._work(grouping) if resource == "macs" else self._stored(grouping, resource)
+        self._by_group: dict[int, list[int]] = defaultdict(list)
+        for number, item in enumerate(self._items):
+            for index in {g for axis in item.axes for _, groups in axis for g in groups}:
+                self._by_group[index].append(number)
+
+    def total(self, shares: Sequence[float]) -> float:
+        """Cost of everything that has a cost, at these kept shares."""
+        return sum(item.cost(shares) for item in self._items)
+
+    def saving(self, shares: list[float], group: int, share: float) -> float:
+        """What keeping only `share` of one group saves."""
+        changed = list(shares)
+        changed[group] = share
+        items = [self._items[n] for n in self._by_group[group]]
+        return sum(item.cost(shares) - item.cost(changed) for item in items)
+
+    def _work(self, grouping: Grouping) -> list[_Item]:
+        found = []
+        listed = {}
+        for work in grouping.trace.work:
+            if work.node not in listed:
+                listed[work.node] = macs(work.node, grouping.trace.shapes) or 0
+            axes = tuple(self._axis(grouping, axis) for axis in work.axes)
+            found.append(_Item(listed[work.node] * work.share, axes))
+        return found
+
+    def _stored(self, grouping: Grouping, resource: Resource) -> list[_Item]:
+        found = []
+        seen = set()
+        for held in grouping.trace.constants.values():
+            tensor = constant(held.value)
+            if tensor is None or held.value in seen:
+                continue
+            seen.add(held.value)
+            base = stored_values(held.value) if resource == "params" else tensor_bytes(tensor)
+            axes = tuple(self._axis(grouping, axis) for axis in held.labels if axis is not None)
+            found.append(_Item(float(base), axes))
+        return found
+
+    def _axis(self, grouping: Grouping, axis: Axis) -> tuple[tuple[float, tuple[int, ...]], ...]:
+        parts = grouping.trace.atoms.parts(axis)
+        owners = [tuple(sorted({self._owner[a] for a in row if a in self._owner})) for row in parts.tolist()]
+        counts: dict[tuple[int, ...], int] = defaultdict(int)
+        for row in owners:
+            counts[row] += 1
+        return tuple((count / len(owners), groups) for groups, count in counts.items())
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Kept channels by group name; `reached` is the share of the resource that is left."""
+
+    kept: dict[str, int]
+    reached: float
+
+
+def by_ratio(groups: Sequence[ChannelGroup], ratio: float, round_to: int, minimum: int) -> dict[str, int]:
+    """Every group loses the same share."""
+    return {
+        g.record.name: rounded(g.record.width, g.record.width * (1 - ratio), round_to, minimum, g.kind)
+        for g in groups
+    }
+
+
+def by_budget(
+    grouping: Grouping,
+    chosen: Sequence[ChannelGroup],
+    orders: Mapping[str, Order],
+    resource: Resource,
+    budget: float,
+    total: float,
+    round_to: int,
+    minimum: int,
+) -> Allocation:
+    """Take channels where they cost the least error per saving, until the budget holds.
+
+    Args:
+        grouping: all groups.
+        chosen: those that may be narrowed.
+        orders: how much error each next channel makes.
+        resource: what the budget is of.
+        budget: share of `total` to keep.
+        total: of the whole model, parts that nothing can narrow included.
+        round_to: see `rounded`.
+        minimum: width that no group goes below.
+    """
+    costs = Costs(grouping, resource)
+    index = {g.record.name: i for i, g in enumerate(grouping.groups)}
+    shares = [1.0] * len(grouping.groups)
+    kept = {g.record.name: g.record.width for g in chosen}
+    spent = total
+    while spent > budget * total:
+        best: tuple[float, ChannelGroup, int, float] | None = None
+        for group in chosen:
+            name, width = group.record.name, group.record.width
+            fewer = _next(group, kept[name], round_to, minimum)
+            if fewer >= kept[name]:
+                continue
+            saved = costs.saving(shares, index[name], fewer / width)
+            error = orders[name].error
+            price = (error[width - fewer] - error[width - kept[name]]) / max(saved, 1e-9)
+            if best is None or price < best[0]:
+                best = (price, group, fewer, saved)
+        if best is None:
+            break
+        _price, group, fewer, saved = best
+        kept[group.record.name] = fewer
+        shares[index[group.record.name]] = fewer / group.record.width
+        spent -= saved
+    return Allocation(kept, spent / max(total, 1e-9))
+
+
+def _next(group: ChannelGroup, kept: int, round_to: int, minimum: int) -> int:
+    """The next smaller width worth having."""
+    width = group.record.width
+    wanted = kept - max(1.0, width / _STEPS)
+    found = rounded(width, wanted, round_to, minimum, group.kind)
+    unit = round_to or (_FAST if width >= _NARROW and group.kind == "plain" else 1)
+    while found >= kept and wanted > minimum:
+        wanted -= unit
+        found = rounded(width, max(wanted, minimum), round_to, minimum, group.kind)
+    return min(found, kept)

@@ -1,0 +1,226 @@
+"""Which channels of a group go first: an order, and what going costs.
+
+A criterion gives every group its channels in the order in which they would go and the error after each.
+Orders are nested: pruning more removes a superset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from studio.engine.graph import constant
+from studio.engine.groups.atoms import Array
+from studio.engine.groups.grouping import ChannelGroup, Grouping
+from studio.engine.groups.trace import Reading, Trace
+from studio.engine.pruning.linear import Linear, linear
+from studio.engine.pruning.zeros import inverse_factor
+
+
+@dataclass(frozen=True)
+class Order:
+    """Channels of a group (indices) from the first to go to the last, and the error when the first k are gone.
+
+    Attributes:
+        channels: (width,).
+        error: (width + 1,), ascending from 0; relative to the power of what reads the group.
+    """
+
+    channels: Array
+    error: Array
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """A layer of the main graph that sums over channels, as a matrix, with the second moments of its input."""
+
+    reading: Reading
+    view: Linear
+    value: str
+
+    @property
+    def weight(self) -> Array:
+        """(groups, rows, cols), float64."""
+        tensor = constant(self.reading.node.inputs[1])
+        if tensor is None:
+            raise ValueError("a consumer without weights")
+        return self.view.matrix(tensor.numpy().astype(np.float64))
+
+
+def consumers(trace: Trace) -> dict[str, Consumer]:
+    """Layers of the main graph whose summed channels may go, by the name of their first output."""
+    found: dict[str, Consumer] = {}
+    main = set(trace.model.graph)
+    for reading in trace.readings:
+        node = reading.node
+        tensor = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+        source = node.inputs[0]
+        if (
+            node not in main
+            or tensor is None
+            or reading.position != 0
+            or source is None
+            or node.inputs[1] is None
+        ):
+            continue
+        view = linear(node, tuple(int(d) for d in tensor.shape.numpy()))
+        if view is not None and view.groups == 1:
+            found[node.outputs[0].name or ""] = Consumer(reading, view, source.name or "")
+    return found
+
+
+def by_weights(grouping: Grouping, criterion: str, seed: int) -> dict[str, Order]:
+    """Orders from the weights alone.
+
+    'l1' and 'l2' sum a norm of every slice that goes with a channel, each weight relative to its mean;
+    'fpgm' prefers channels near to all others; 'random' is a control.
+
+    Sources: Li et al., Pruning Filters for Efficient ConvNets, 2017 (L1); He et al., Filter Pruning via
+    Geometric Median, 2019; Fang et al., DepGraph, 2023, section 4.2 (norms over a whole group).
+    """
+    if criterion == "random":
+        rng = np.random.default_rng(seed)
+        return {g.record.name: _order(rng.random(g.record.width)) for g in grouping.groups}
+    scores = _scores(grouping.trace, criterion)
+    return {g.record.name: _order(scores[g.atoms]) for g in grouping.groups}
+
+
+def _scores(trace: Trace, criterion: str) -> Array:
+    scores = np.zeros(trace.atoms.count)
+    for held in trace.constants.values():
+        tensor = constant(held.value)
+        if tensor is None or len(tensor.shape) < 2 or not np.issubdtype(tensor.dtype.numpy(), np.floating):
+            continue
+        data = tensor.numpy().astype(np.float32)
+        for k, axis in enumerate(held.labels):
+            if axis is None:
+                continue
+            parts = trace.atoms.parts(axis)
+            if not parts.any():
+                continue
+            slices = np.moveaxis(data, k, 0).reshape(len(axis), -1)
+            found = _slice_scores(slices, criterion)
+            for column in parts.T:
+                np.add.at(scores, column, found / max(float(found.mean()), 1e-30))
+    return scores
+
+
+def _slice_scores(slices: Array, criterion: str) -> Array:
+    if criterion == "l1":
+        return np.asarray(np.abs(slices).sum(axis=1), np.float64)
+    if criterion == "l2":
+        return np.asarray(np.square(slices).sum(axis=1), np.float64)
+    squares = np.square(slices).sum(axis=1)
+    distances = squares[:, None] + squares[None, :] - 2 * slices @ slices.T
+    return np.asarray(np.sqrt(np.maximum(distances, 0)).sum(axis=1), np.float64)
+
+
+def _order(scores: Array) -> Order:
+    channels = np.argsort(scores, kind="stable")
+    total = max(float(scores.sum()), 1e-30)
+    return Order(channels, np.concatenate([[0.0], np.cumsum(scores[channels]) / total]))
+
+
+def by_data(
+    grouping: Grouping, moments: Mapping[str, Array], criterion: str, fallback: Mapping[str, Order]
+) -> dict[str, Order]:
+    """Orders from the second moments of what reads the channels; groups that no such layer reads fall back.
+
+    'activation': Σ ‖W_j‖² E[x_j²] over a channel's columns. 'obs': the error that is left when the other
+    columns make up for it, channel after channel with H⁻¹ and W brought up to date:
+    tr(W_c (H⁻¹_cc)⁻¹ W_cᵀ).
+
+    Sources: Sun et al., Wanda, 2023; Hassibi & Stork, Optimal Brain Surgeon, 1993; Kurtic et al., ZipLM,
+    2023, section 3.1 (structures).
+    """
+    found: dict[str, Order] = {}
+    all_consumers = consumers(grouping.trace)
+    for group in grouping.groups:
+        readers = [
+            (consumer, moments[name][0], columns)
+            for name, consumer in all_consumers.items()
+            if name in moments and (columns := _columns_of(grouping.trace, group, consumer)) is not None
+        ]
+        if not readers:
+            found[group.record.name] = fallback[group.record.name]
+        elif criterion == "activation":
+            found[group.record.name] = _order(
+                sum(_energy(consumer.weight[0], h)[columns].sum(axis=1) for consumer, h, columns in readers)
+            )
+        else:
+            found[group.record.name] = eliminate([(c.weight[0], h, columns) for c, h, columns in readers])
+    return found
+
+
+def _columns_of(trace: Trace, group: ChannelGroup, consumer: Consumer) -> Array | None:
+    """Matrix columns of every channel of a group: (width, columns per channel); None when it reads none."""
+    parts = trace.atoms.parts(consumer.reading.labels)
+    where = [np.flatnonzero((parts == atom).any(axis=1)) for atom in group.atoms]
+    counts = {len(w) for w in where}
+    if counts == {0} or len(counts) != 1:
+        return None
+    channels = np.stack(where)  # (width, channels)
+    taps = np.arange(consumer.view.taps) * len(consumer.reading.labels)
+    return (taps[None, :, None] + channels[:, None, :]).reshape(len(channels), -1)
+
+
+def _energy(w: Array, h: Array) -> Array:
+    """Share of the output's power that each column alone makes."""
+    power = max(float(((w @ h) * w).sum()), 1e-30)
+    return np.asarray(np.square(w).sum(axis=0) * np.diag(h) / power)
+
+
+def eliminate(readers: list[tuple[Array, Array, Array]], steps: int = 48) -> Order:
+    """Remove channels a few at a time, always those that cost least with the others making up for them.
+
+    Args:
+        readers: of every layer that reads the group: W (rows, cols), H (cols, cols), columns (width, per channel).
+        steps: in about how many rounds; a round brings W and H⁻¹ up to date.
+    """
+    width = len(readers[0][2])
+    states = []
+    for w, h, columns in readers:
+        factor = inverse_factor(h)
+        power = max(float(((w @ h) * w).sum()), 1e-30)
+        states.append([w / np.sqrt(power), factor.T @ factor, columns])
+    left = np.arange(width)
+    order: list[int] = []
+    error = [0.0]
+    chunk = max(1, width // steps)
+    while len(left):
+        scores = np.zeros(len(left))
+        for w, inverse, columns in states:
+            scores += _structure_errors(w, inverse, columns[left])
+        gone = np.argsort(scores, kind="stable")[: min(chunk, len(left))]
+        for k in gone:
+            order.append(int(left[k]))
+            error.append(error[-1] + float(scores[k]))
+        for state in states:
+            _remove(state, state[2][left[gone]].reshape(-1))
+        left = np.delete(left, gone)
+    return Order(np.array(order), np.array(error))
+
+
+def _structure_errors(w: Array, inverse: Array, columns: Array) -> Array:
+    """tr(W_c (H⁻¹_cc)⁻¹ W_cᵀ) of every channel c: (channels,)."""
+    if columns.shape[1] == 1:
+        c = columns[:, 0]
+        return np.asarray(np.square(w[:, c]).sum(axis=0) / np.maximum(np.diag(inverse)[c], 1e-30))
+    blocks = inverse[columns[:, :, None], columns[:, None, :]]  # (channels, b, b)
+    parts = w[:, columns].transpose(1, 2, 0)  # (channels, b, rows)
+    solved = np.linalg.solve(blocks, parts)
+    return np.asarray((parts * solved).sum(axis=(1, 2)))
+
+
+def _remove(state: list[Array], gone: Array) -> None:
+    """Bring W and H⁻¹ up to date after columns went; their rows and columns become zero (one on the diagonal)."""
+    w, inverse, _columns = state
+    solved = np.linalg.solve(inverse[np.ix_(gone, gone)], inverse[gone])
+    state[0] = w - w[:, gone] @ solved
+    state[1] = inverse - inverse[:, gone] @ solved
+    state[0][:, gone] = 0.0
+    state[1][gone] = 0.0
+    state[1][:, gone] = 0.0
+    state[1][gone, gone] = 1.0

@@ -1,0 +1,305 @@
+"""Repair after a cut: every layer behind it is fitted anew to what the original layer gave.
+
+In graph order, each layer with weights gets the input that the narrower, already repaired model feeds
+it, and the original's output (before the activation) as the target; ridge least squares does the rest.
+Where the output is added to a branch that is already computed, the target makes up for that branch too.
+Unlabelled calibration data suffice.
+
+Sources: He, Zhang & Sun, Channel Pruning for Accelerating Very Deep Neural Networks, 2017, section 3.1
+(reconstruction); Zhang et al., Accelerating Very Deep Convolutional Networks, 2015 (sequential, asymmetric);
+residual targets as in He et al., section 3.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from studio.engine.edit import set_constant
+from studio.engine.execute import Array
+from studio.engine.graph import constant, holder
+from studio.engine.groups.cut import Twins
+from studio.engine.groups.grouping import kept
+from studio.engine.groups.trace import Trace
+from studio.engine.pruning.least_squares import Fit, Moments, fit
+from studio.engine.pruning.linear import Linear, linear
+from studio.engine.pruning.moments import row_budget, sample
+from studio.engine.pruning.stepper import Stepper
+
+
+@dataclass(frozen=True)
+class Target:
+    """One layer to refit.
+
+    Attributes:
+        old, new: its node in the original and in the cut model.
+        before, after: its linear maps there.
+        bias: the value in the cut model that takes the intercept; None = no intercept.
+        added: the bias is added by a node of its own, the layer's output is without it.
+        affine: (scale, shift) per output channel between the layer and the sum; None = none.
+        total: the sum (in the original) that the output ends in, and the other operand; None = no sum.
+    """
+
+    old: ir.Node
+    new: ir.Node
+    before: Linear
+    after: Linear
+    bias: ir.Value | None
+    added: bool
+    affine: tuple[Array, Array] | None
+    total: tuple[ir.Value, ir.Value] | None
+
+
+@dataclass(frozen=True)
+class Refitted:
+    """What refit did to one layer: relative squared error of its output before and after."""
+
+    key: str
+    before: float
+    after: float
+
+
+class Refit:
+    """Sequential refit of a cut model against its original.
+
+    Args:
+        trace: of the original.
+        gone: mask over all atoms.
+        twins: the cut model as the twin of the original.
+        feeds: calibration samples, all of them.
+        seed: of the choice of rows.
+        threads: of onnxruntime.
+    """
+
+    def __init__(
+        self,
+        trace: Trace,
+        gone: Array,
+        twins: Twins,
+        feeds: Sequence[dict[str, Array]],
+        seed: int,
+        threads: int = 0,
+    ) -> None:
+        self._trace, self._gone, self._twins = trace, gone, twins
+        self._order = {node: index for index, node in enumerate(trace.model.graph)}
+        self._rng = np.random.default_rng(seed)
+        self._original = Stepper(trace.model, feeds, threads)
+        self._cut = Stepper(twins.copy, feeds, threads)
+
+    def targets(self) -> list[Target]:
+        """The layers to fit anew, in order."""
+        found: list[Target] = []
+        for node in behind(self._trace, self._gone):
+            twin = self._twins.nodes[node]
+            if twin.graph is not None and (target := self._target(node, twin)) is not None:
+                found.append(target)
+        return found
+
+    def run(self, target: Target) -> Refitted:
+        """Fit one layer; call in the order of `targets`."""
+        xs = self._cut.get(_value(target.new.inputs[0]))
+        ys = self._targets_of(target)
+        halves = [(Moments(), Moments()) for _ in range(target.after.groups)]
+        budget = -(-row_budget(_columns(target.after)) // max(1, len(xs)))
+        for number, (x, y) in enumerate(zip(xs, ys, strict=True)):
+            at = sample(self._rng, target.after.positions(y.shape), budget)
+            rows, wanted = target.after.rows(x, y.shape, at), target.after.targets(y, at)
+            for group, (r, w) in enumerate(zip(rows, wanted, strict=True)):
+                if len(xs) > 1:
+                    halves[group][number % 2].add(r, w)
+                else:
+                    middle = len(r) // 2
+                    halves[group][0].add(r[:middle], w[:middle])
+                    halves[group][1].add(r[middle:], w[middle:])
+        return self._store(target, halves)
+
+    # ------------------------------------------------------------------ choosing
+
+    def _target(self, node: ir.Node, twin: ir.Node) -> Target | None:
+        old, new = constant(node.inputs[1]), constant(twin.inputs[1])
+        if old is None or new is None:
+            return None
+        before = linear(node, tuple(int(d) for d in old.shape.numpy()))
+        after = linear(twin, tuple(int(d) for d in new.shape.numpy()))
+        if before is None or after is None:
+            return None
+        bias = holder(twin.inputs[2]) if len(twin.inputs) > 2 else None
+        added = bias is None and node.op_type == "MatMul"
+        if added:
+            bias = _added_bias(twin)
+        if bias is not None and len(bias.uses()) > 1:
+            bias = None
+        affine, total = _following(node, self._trace)
+        return Target(node, twin, before, after, bias, added, affine, total)
+
+    # ------------------------------------------------------------------ fitting
+
+    def _targets_of(self, target: Target) -> list[Array]:
+        """What the layer's output should be, for every feed, at the channels that stay."""
+        output = target.old.outputs[0]
+        axis = -1 if target.before.kind == "matrix" else 1
+        mask = self._mask(output, axis)
+        ys = self._original.get(output)
+        bias = constant(target.bias) if target.added else None
+        offset = np.float32(0) if bias is None else bias.numpy()
+        if target.total is not None:
+            whole, branch = target.total
+            twin = self._twins.values[branch]
+            if self._cut.known(twin) or not self._depends(branch, target.old):
+                sums, others = self._original.get(whole), self._cut.get(twin)
+                branch_mask = self._mask(whole, axis)
+                if branch_mask.sum() == others[0].shape[axis]:
+                    wanted = [_compress(s, branch_mask, axis) - o for s, o in zip(sums, others, strict=True)]
+                    return [_inverted(w, target.affine, mask, axis) + offset for w in wanted]
+        return [_compress(y, mask, axis) + offset for y in ys]
+
+    def _depends(self, value: ir.Value, node: ir.Node) -> bool:
+        """Whether computing a value in the cut model would run `node` or a layer that comes after it."""
+        limit = self._order[node]
+        pending, seen = [value], {value}
+        while pending:
+            producer = pending.pop().producer()
+            if producer is None:
+                continue
+            if producer is node or (self._order.get(producer, 0) > limit and linear_weight(producer)):
+                return True
+            for v in producer.inputs:
+                if v is not None and v not in seen:
+                    seen.add(v)
+                    pending.append(v)
+        return False
+
+    def _mask(self, value: ir.Value, axis: int) -> Array:
+        labels = self._trace.labels.get(value)
+        if labels is None or labels[axis] is None:
+            dims = self._trace.dims(value)
+            return np.ones(dims[axis] if dims else 0, bool)
+        return kept(self._trace, self._gone, np.asarray(labels[axis]))
+
+    def _store(self, target: Target, halves: list[tuple[Moments, Moments]]) -> Refitted:
+        weight, view = constant(target.new.inputs[1]), target.after
+        if weight is None:
+            raise ValueError("a layer without weights")
+        w0 = view.matrix(weight.numpy().astype(np.float64))
+        bias = constant(target.bias) if target.bias is not None else None
+        old = (
+            np.zeros(w0.shape[:2]) if bias is None else bias.numpy().astype(np.float64).reshape(w0.shape[:2])
+        )
+        fits: list[Fit] = [
+            fit(h, w, b, intercept=bias is not None) for h, w, b in zip(halves, w0, old, strict=True)
+        ]
+        matrix = view.weight(np.stack([f.w for f in fits]))
+        set_constant(_value(target.new.inputs[1]), ir.tensor(matrix, name=weight.name))
+        if bias is not None and target.bias is not None:
+            data = np.stack([f.b for f in fits]).reshape(bias.shape.numpy()).astype(np.float32)
+            set_constant(target.bias, ir.tensor(data, name=bias.name))
+        before, after = (float(np.mean([getattr(f, name) for f in fits])) for name in ("before", "error"))
+        return Refitted(target.old.outputs[0].name or "", before, after)
+
+
+def linear_weight(node: ir.Node) -> bool:
+    """Whether a node multiplies by stored weights."""
+    return node.op_type in {"Conv", "ConvTranspose", "Gemm", "MatMul"} and any(
+        constant(v) is not None for v in node.inputs[1:2]
+    )
+
+
+def _following(
+    node: ir.Node, trace: Trace
+) -> tuple[tuple[Array, Array] | None, tuple[ir.Value, ir.Value] | None]:
+    """What lies between a layer and the sum that its output is an operand of: scale and shift per channel."""
+    scale: Array | float = 1.0
+    shift: Array | float = 0.0
+    value = node.outputs[0]
+    for _ in range(4):
+        users = tuple(value.uses())
+        if len(users) != 1 or value.is_graph_output():
+            break
+        user = users[0].node
+        if user.op_type == "BatchNormalization" and users[0].idx == 0:
+            tensors = [constant(v) for v in user.inputs[1:5]]
+            if any(tensor is None for tensor in tensors):
+                break
+            gain, offset, mean, var = (t.numpy().astype(np.float64) for t in tensors if t is not None)
+            epsilon = user.attributes["epsilon"].as_float() if "epsilon" in user.attributes else 1e-5
+            factor = gain / np.sqrt(var + epsilon)
+            scale, shift = scale * factor, shift * factor + offset - mean * factor
+        elif user.op_type == "Add":
+            other = user.inputs[1 - users[0].idx]
+            tensor = constant(other)
+            if tensor is None:
+                if other is None or trace.dims(other) != trace.dims(value):
+                    break
+                length = (trace.dims(node.outputs[0]) or (0,))[
+                    -1 if node.op_type in {"MatMul", "Gemm"} else 1
+                ]
+                return (np.broadcast_to(scale, length), np.broadcast_to(shift, length)), (
+                    user.outputs[0],
+                    other,
+                )
+            vector = tensor.numpy().astype(np.float64)
+            if vector.size != max(vector.shape, default=1):
+                break
+            shift = shift + vector.reshape(-1)
+        else:
+            break
+        value = user.outputs[0]
+    return None, None
+
+
+def _added_bias(node: ir.Node) -> ir.Value | None:
+    """The constant vector that the only user of a MatMul adds."""
+    users = tuple(node.outputs[0].uses())
+    if len(users) != 1 or users[0].node.op_type != "Add":
+        return None
+    held = holder(users[0].node.inputs[1 - users[0].idx])
+    tensor = constant(held)
+    return held if tensor is not None and len(tensor.shape) == 1 and tensor.size > 1 else None
+
+
+def _inverted(y: Array, affine: tuple[Array, Array] | None, mask: Array, axis: int) -> Array:
+    """The layer's output from what scale and shift make of it."""
+    if affine is None:
+        return y
+    shape = [-1 if k == axis % y.ndim else 1 for k in range(y.ndim)]
+    scale, shift = (part[mask].reshape(shape) for part in affine)
+    safe = np.where(np.abs(scale) < 1e-6, 1.0, scale)
+    return np.asarray((y - shift) / safe, np.float32)
+
+
+def _compress(y: Array, mask: Array, axis: int) -> Array:
+    return y if mask.all() else np.compress(mask, y, axis=axis)
+
+
+def _columns(view: Linear) -> int:
+    if view.kind == "matrix":
+        return view.shape[0 if view.transposed else 1]
+    return view.taps * (view.shape[1] if view.kind == "conv" else view.shape[0] // view.groups)
+
+
+def _value(value: ir.Value | None) -> ir.Value:
+    if value is None:
+        raise ValueError("a missing input")
+    return value
+
+
+def behind(trace: Trace, gone: Array) -> list[ir.Node]:
+    """Layers of the main graph whose input a cut changes, in order; shared weights are left out."""
+    cut = {r.node for r in trace.readings if not kept(trace, gone, r.labels).all()}
+    dirty: set[ir.Value] = set()
+    found: list[ir.Node] = []
+    for node in trace.model.graph:
+        if node not in cut and not any(v in dirty for v in node.inputs if v is not None):
+            continue
+        dirty.update(node.outputs)
+        weight = node.inputs[1] if len(node.inputs) > 1 else None
+        tensor = constant(weight)
+        if tensor is None or weight is None or tensor.dtype != ir.DataType.FLOAT:
+            continue
+        alone = holder(weight) is weight and len(weight.uses()) == 1
+        if alone and linear(node, tuple(int(d) for d in tensor.shape.numpy())) is not None:
+            found.append(node)
+    return found

@@ -1,0 +1,381 @@
+"""Structured pruning: whole channels, heads and hidden units leave the graph, and the loss is repaired at once.
+
+Groups come from the graph (`engine/groups`), the widths from a ratio or a budget, the channels from a
+criterion, the repair from least squares on calibration data, and every cut is checked by an oracle.
+
+Sources: Fang et al., DepGraph, 2023 (groups); He, Zhang & Sun, 2017 (reconstruction); Hassibi & Stork, 1993,
+and Kurtic et al., ZipLM, 2023 (OBS for structures).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from studio.base.errors import StudioError
+from studio.engine.dataset import open_for
+from studio.engine.execute import Array
+from studio.engine.graph import Model
+from studio.engine.groups.cut import Twins, cut_twins
+from studio.engine.groups.grouping import ChannelGroup, Grouping, find_groups
+from studio.engine.groups.trace import trace
+from studio.engine.layers import Listing, list_layers
+from studio.engine.pruning.allocation import Resource, by_budget, by_ratio
+from studio.engine.pruning.criteria import Order, by_data, by_weights, consumers
+from studio.engine.pruning.moments import second_moments
+from studio.engine.pruning.oracle import verify
+from studio.engine.pruning.refit import Refit, behind
+from studio.engine.techniques.contract import Context
+from studio.records.measure import DataSpec
+from studio.records.model import Cost, Group
+from studio.records.plan import Action, Plan, Refusal
+from studio.records.steps import PruneChannels, Settings, Step
+
+_NEEDS_DATA = {"activation", "obs"}
+_ASKS_ABOVE = 0.1
+# Refit holds the calibration samples and a few activations of both models; more samples than fit are left out.
+_REFIT_BYTES = 2 << 30
+
+
+class ChannelPruning:
+    """The technique behind `PruneChannels`."""
+
+    settings: type[Settings] = PruneChannels
+
+    def plan(self, listing: Listing, step: Step, context: Context) -> Plan:
+        """See `Technique.plan`. The draft is cut lazily, so costs after are counted, not estimated."""
+        settings = _settings(step)
+        reason = _impossible(settings, context)
+        if reason:
+            return _refused(listing, step, dict.fromkeys(step.layers, reason))
+        grouping = _grouping(listing, context)
+        chosen = _chosen(grouping, settings, step.layers)
+        kept, reached = _widths(listing, grouping, chosen, settings, context)
+        budget = _budget(settings)
+        if budget is not None and reached > budget[1] + 1e-9:
+            why = f"even at the smallest widths {reached:.0%} of the model's {_WORDS[budget[0]]} remain"
+            return _refused(listing, step, dict.fromkeys(step.layers, why))
+        draft = list_layers(_draft(grouping, kept), dict(listing.input_sizes))
+        return _plan(_Found(listing, grouping, chosen, kept, draft), step, settings, context)
+
+    def draft(self, listing: Listing, plan: Plan, context: Context) -> Model:
+        """See `Drafting.draft`."""
+        return _draft(_grouping(listing, context), _kept(plan))
+
+    def apply(self, listing: Listing, plan: Plan, context: Context) -> Model:
+        """See `Technique.apply`: choose, cut, verify, refit."""
+        settings = _settings(plan.step)
+        grouping = _grouping(listing, context)
+        kept = _kept(plan)
+        context.progress.tick(0.0, "Choosing channels")
+        orders = _orders(listing, grouping, settings, context)
+        removed = {
+            g.record.name: _first(orders[g.record.name], g.record.width - kept[g.record.name])
+            for g in grouping.groups
+            if g.record.name in kept
+        }
+        gone = grouping.gone(removed)
+        twins = cut_twins(grouping.trace, gone)
+        context.progress.tick(0.3, "Verifying the cut")
+        _verify(listing, grouping, gone, twins, context)
+        if settings.refit and context.calibration is not None:
+            _refit(listing, grouping, gone, twins, context)
+        for action in plan.actions:
+            context.treated(twins.copy, action.layer, action.what)
+        context.progress.tick(1.0)
+        return twins.copy
+
+
+_WORDS: dict[Resource, str] = {
+    "macs": "multiply-accumulates",
+    "params": "parameters",
+    "bytes": "weight bytes",
+}
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What planning found out."""
+
+    listing: Listing
+    grouping: Grouping
+    chosen: tuple[ChannelGroup, ...]
+    kept: dict[str, int]
+    draft: Listing
+
+
+def _settings(step: Step) -> PruneChannels:
+    if not isinstance(step.settings, PruneChannels):
+        raise TypeError("not a pruning step")
+    return step.settings
+
+
+def _budget(settings: PruneChannels) -> tuple[Resource, float] | None:
+    budgets: tuple[tuple[Resource, float | None], ...] = (
+        ("macs", settings.macs),
+        ("params", settings.params),
+        ("bytes", settings.bytes),
+    )
+    return next(((name, share) for name, share in budgets if share is not None), None)
+
+
+def _impossible(settings: PruneChannels, context: Context) -> str:
+    if sum(share is not None for share in (settings.macs, settings.params, settings.bytes)) > 1:
+        return "only one budget can be kept at a time"
+    if settings.criterion in _NEEDS_DATA and context.calibration is None:
+        return "this criterion looks at activations and needs calibration data"
+    return ""
+
+
+def _refused(listing: Listing, step: Step, reasons: Mapping[str, str]) -> Plan:
+    return Plan(
+        step=step, refusals=tuple(Refusal(layer=name, reason=why) for name, why in reasons.items()),
+        before=listing.cost, after=listing.cost,
+    )  # fmt: skip
+
+
+def _grouping(listing: Listing, context: Context) -> Grouping:
+    key = ("prune_channels", id(listing.model))
+    found = context.memo.get(key)
+    if not isinstance(found, Grouping):
+        found = find_groups(trace(listing.model, listing.shapes), listing)
+        context.memo[key] = found
+    return found
+
+
+def _chosen(grouping: Grouping, settings: PruneChannels, layers: Sequence[str]) -> tuple[ChannelGroup, ...]:
+    """Groups that a chosen layer makes channels of, of the kinds asked for."""
+    kinds = {"whole": {"plain", "outer"}, "within": {"plain", "inner"}, "both": {"plain", "outer", "inner"}}
+    wanted = set(layers)
+    return tuple(
+        g for g in grouping.groups if g.kind in kinds[settings.inside] and wanted.intersection(g.leaders)
+    )
+
+
+# ------------------------------------------------------------------ how many, and which
+
+
+def _widths(
+    listing: Listing,
+    grouping: Grouping,
+    chosen: tuple[ChannelGroup, ...],
+    settings: PruneChannels,
+    context: Context,
+) -> tuple[dict[str, int], float]:
+    """Kept channels by group, and the share of the budget's resource that is left (0 without a budget)."""
+    budget = _budget(settings)
+    if budget is None:
+        return by_ratio(chosen, settings.ratio, settings.round_to, settings.minimum), 0.0
+    resource, share = budget
+    totals = {"macs": listing.cost.macs, "params": listing.cost.parameters, "bytes": listing.cost.bytes}
+    total = totals[resource]
+    if not total:
+        return {}, 1.0
+    orders = _orders(listing, grouping, settings, context)
+    found = by_budget(
+        grouping, chosen, orders, resource, share, float(total), settings.round_to, settings.minimum
+    )
+    return found.kept, found.reached
+
+
+def _orders(
+    listing: Listing, grouping: Grouping, settings: PruneChannels, context: Context
+) -> dict[str, Order]:
+    """In which order the channels of every group go."""
+    criterion = settings.criterion
+    if criterion == "auto":
+        criterion = "l2" if context.calibration is None else "obs"
+    key = ("prune_channels orders", id(listing.model), criterion, context.seed)
+    found = context.memo.get(key)
+    if isinstance(found, dict):
+        return found
+    weights = by_weights(grouping, "l2" if criterion in _NEEDS_DATA else criterion, context.seed)
+    if criterion in _NEEDS_DATA and context.calibration is not None:
+        wanted = {name: (c.value, c.view) for name, c in consumers(grouping.trace).items()}
+        moments = second_moments(
+            listing.model,
+            wanted,
+            context.calibration,
+            context.seed,
+            context.progress.part(0.0, 0.2),
+            context.threads,
+        )
+        weights = by_data(grouping, moments, criterion, weights)
+    context.memo[key] = weights
+    return weights
+
+
+def _first(order: Order, count: int) -> Array:
+    """Mask of the first `count` channels to go."""
+    mask = np.zeros(len(order.channels), bool)
+    mask[order.channels[:count]] = True
+    return mask
+
+
+# ------------------------------------------------------------------ the plan
+
+
+def _draft(grouping: Grouping, kept: Mapping[str, int]) -> Model:
+    """The structure of the result: some channels are gone, as many as will be."""
+    removed = {}
+    for group in grouping.groups:
+        name, width = group.record.name, group.record.width
+        if name in kept:
+            removed[name] = np.arange(width) >= kept[name]
+    return cut_twins(grouping.trace, grouping.gone(removed)).copy
+
+
+def _kept(plan: Plan) -> dict[str, int]:
+    return {g.name: g.keep for g in plan.groups if g.keep is not None}
+
+
+def _plan(found: _Found, step: Step, settings: PruneChannels, context: Context) -> Plan:
+    listing, draft = found.listing, found.draft
+    groups = tuple(_with_keep(g.record, found.kept.get(g.record.name)) for g in found.grouping.groups)
+    removes = any(g.keep is not None and g.keep < g.width for g in groups)
+    refitted = _dirty(found) if removes and settings.refit and context.calibration is not None else set()
+    words = _changes(found)
+    wanted = set(step.layers)
+    actions: list[Action] = []
+    refusals: list[Refusal] = []
+    blocked = {g.name: g.blocked for g in found.grouping.blocked}
+    for layer in listing.layers:
+        after = draft.nodes[layer.name].record.cost if layer.name in draft.nodes else Cost()
+        if removes and (layer.name in words or layer.name in refitted):
+            what = words.get(layer.name, "refitted to make up for the layers before it")
+            actions.append(Action(layer=layer.name, what=what, before=layer.cost, after=after))
+        elif layer.name in wanted:
+            refusals.append(Refusal(layer=layer.name, reason=_why(found, layer.name, blocked)))
+    notes, questions = _remarks(found, settings, context, removes=removes)
+    return Plan(
+        step=step, actions=tuple(actions), refusals=tuple(refusals), before=listing.cost,
+        after=draft.cost if actions else listing.cost, groups=(*groups, *found.grouping.blocked),
+        notes=notes, questions=questions,
+    )  # fmt: skip
+
+
+def _with_keep(group: Group, keep: int | None) -> Group:
+    return Group(
+        name=group.name,
+        width=group.width,
+        unit=group.unit,
+        members=group.members,
+        blocked=group.blocked,
+        keep=keep,
+    )
+
+
+def _changes(found: _Found) -> dict[str, str]:
+    """In words, what becomes of every layer that narrows: '64 → 32 out, 32 → 16 in'."""
+    words: dict[str, list[str]] = {}
+    for group in found.grouping.groups:
+        keep = found.kept.get(group.record.name, group.record.width)
+        if keep == group.record.width:
+            continue
+        for member in group.record.members:
+            unit = member.channels // group.record.width
+            axis = {"in": "in", "out": "out", "hidden": "hidden", "heads": "in whole heads"}[member.axis]
+            words.setdefault(member.layer, []).append(f"{member.channels} → {keep * unit} {axis}")
+    return {name: ", ".join(dict.fromkeys(parts)) for name, parts in words.items()}
+
+
+def _dirty(found: _Found) -> set[str]:
+    """Layers behind the cut, which refit will touch."""
+    names = {layer.node: name for name, layer in found.listing.nodes.items()}
+    removed = {
+        g.record.name: np.arange(g.record.width) >= found.kept.get(g.record.name, g.record.width)
+        for g in found.grouping.groups
+    }
+    gone = found.grouping.gone(removed)
+    return {names[node] for node in behind(found.grouping.trace, gone) if node in names}
+
+
+def _why(found: _Found, name: str, blocked: Mapping[str, str]) -> str:
+    """Why a chosen layer gets nothing."""
+    if name in blocked:
+        return f"its output {blocked[name]}"
+    groups = [g for g in found.grouping.groups if name in g.leaders]
+    if not groups:
+        return "nothing is known of its channels"
+    if not any(g in found.chosen for g in groups):
+        return "its heads and the dimensions within them are left whole by these settings"
+    return f"at a width of {min(g.record.width for g in groups)} there is nothing to remove"
+
+
+def _remarks(
+    found: _Found, settings: PruneChannels, context: Context, *, removes: bool
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    notes: list[str] = []
+    questions: list[str] = []
+    share = 1 - found.draft.cost.parameters / max(1, found.listing.cost.parameters)
+    if removes and not (settings.refit and context.calibration is not None) and share > _ASKS_ABOVE:
+        cause = "without calibration data" if context.calibration is None else "without refit"
+        questions.append(
+            f"Remove {share:.0%} of the parameters {cause}? Nothing repairs what that does to the answers."
+        )
+    if removes and any("/" in layer.path or layer.path for layer in found.listing.nodes.values()):
+        notes.append("Layers inside If, Loop and Scan bodies are cut but not refitted")
+    return tuple(notes), tuple(questions)
+
+
+# ------------------------------------------------------------------ verifying and refitting
+
+
+def _verify(listing: Listing, grouping: Grouping, gone: Array, twins: Twins, context: Context) -> None:
+    """Compare with the oracle; a cut that is wrong is never handed out.
+
+    Raises:
+        StudioError: the cut model answers differently.
+    """
+    data = context.calibration
+    if data is None:
+        spec = DataSpec(kind="random", limit=2, seed=context.seed)
+        data = open_for(listing.model, spec, dict(listing.input_sizes))
+    feed = next(iter(data.feeds()))
+    checked = verify(grouping.trace, gone, twins, feed, context.threads)
+    if checked.live and not checked.exact:
+        raise StudioError(
+            "The pruned model failed its check",
+            f"it differs from the masked original by {checked.error:.2g} of the outputs' spread",
+            "Leave out some layers, and please report this model's structure.",
+        )
+    context.note(checked.words)
+
+
+def _refit(listing: Listing, grouping: Grouping, gone: Array, twins: Twins, context: Context) -> None:
+    if context.calibration is None:
+        return
+    samples = context.calibration.samples
+    room = max(8, int(_REFIT_BYTES / max(1, 4 * _peak_bytes(listing))))
+    if samples > room:
+        context.note(f"Refit used {room} of {samples} calibration samples, which is what fits in memory")
+    feeds = list(context.calibration.take(min(samples, room)).feeds())
+    work = Refit(grouping.trace, gone, twins, feeds, _seed(context), context.threads)
+    names = {layer.node: name for name, layer in listing.nodes.items()}
+    targets = work.targets()
+    progress = context.progress.part(0.35, 0.98)
+    for target in progress.over(targets, lambda t: f"Refit {names.get(t.old, t.old.name or '')}"):
+        work.run(target)
+    context.note(f"{len(targets)} layers refitted on {sum(_batch(f) for f in feeds)} samples")
+
+
+def _batch(feed: Mapping[str, Array]) -> int:
+    return max((len(a) for a in feed.values() if a.ndim), default=1)
+
+
+def _seed(context: Context) -> int:
+    return int.from_bytes(hashlib.blake2b(f"refit {context.seed}".encode(), digest_size=4).digest(), "little")
+
+
+def _peak_bytes(listing: Listing) -> int:
+    """Bytes of the largest activation at the chosen input sizes."""
+    sizes = [1]
+    for node in listing.model.graph:
+        for value in node.outputs:
+            dims = listing.shapes.of(value)
+            if dims is not None and all(isinstance(d, int) for d in dims):
+                sizes.append(4 * int(np.prod([int(d) for d in dims])))
+    return max(sizes)
