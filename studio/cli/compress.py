@@ -67,21 +67,22 @@ def compress(order: Order) -> None:
         StudioError: something given cannot be used; nothing was written.
         WorkFailed: the work failed or its result is not sound; nothing was written.
     """
-    terminal, watch = Terminal(), Stopwatch()
+    watch = Stopwatch()
     recipe = recipe_of(order)
     calibration, evaluation = data(order.calibration), data(order.evaluation)
     outputs = [path for path in (order.output, order.save_recipe, order.report) if path is not None]
     for output in outputs:
         check_target(output.absolute(), [order.model, *([order.recipe] if order.recipe else [])])
-    outcome = _carry_out(terminal, order, recipe, calibration, evaluation, watch)
-    if order.save_recipe is not None:
-        write_whole(order.save_recipe.absolute(), recipes.to_yaml(recipe).encode())
-    if order.report is not None:
-        write_whole(order.report.absolute(), to_html(_report(outcome)).encode())
-    if order.json:
-        terminal.json(_json(outcome))
-    else:
-        _print(terminal, outcome)
+    with Terminal() as terminal:
+        outcome = _carry_out(terminal, order, recipe, calibration, evaluation, watch)
+        if order.save_recipe is not None:
+            write_whole(order.save_recipe.absolute(), recipes.to_yaml(recipe).encode())
+        if order.report is not None:
+            write_whole(order.report.absolute(), to_html(_report(outcome)).encode())
+        if order.json:
+            terminal.json(_json(outcome))
+        else:
+            _print(terminal, outcome)
 
 
 def recipe_of(order: Order) -> Recipe:
@@ -234,8 +235,8 @@ def _print(terminal: Terminal, outcome: Outcome) -> None:
         before, after = outcome.before.file_bytes, outcome.after.file_bytes
         change = units.change(before, after)
         terminal.line(f"{units.file_size(before)} → {units.file_size(after)} ({change})")
-    for words in outcome.check.words:
-        terminal.line(words)
+    checked = "onnx's checker finds it valid" if outcome.check.valid else "onnx's checker finds fault with it"
+    terminal.line(f"{checked}; onnxruntime loads and runs it.")
     terminal.line(f"Written to {outcome.order.output} in {outcome.seconds:.1f} s. Repeat it with:")
     terminal.line(f"  {outcome.command}")
 

@@ -13,12 +13,12 @@ from studio.records.model import Cost, Layer, ModelInfo
 
 def inspect(model: Path, sizes: Sequence[str], *, as_json: bool) -> None:
     """List a model."""
-    terminal = Terminal()
-    info = terminal.inspect(model, input_sizes(sizes)).info
-    if as_json:
-        terminal.json(info)
-    else:
-        _print(terminal, info)
+    with Terminal() as terminal:
+        info = terminal.inspect(model, input_sizes(sizes)).info
+        if as_json:
+            terminal.json(info)
+        else:
+            _print(terminal, info)
 
 
 def _print(terminal: Terminal, info: ModelInfo) -> None:

@@ -16,13 +16,13 @@ def measure(
     models: Sequence[Path], evaluation: str, threads: int, sizes: Sequence[str], *, as_json: bool
 ) -> None:
     """Measure models and print what was found."""
-    terminal = Terminal()
-    found = measured(terminal, models, data(evaluation), threads, input_sizes(sizes))
-    if as_json:
-        rows = [{"model": str(path), "measurement": m} for path, m in zip(models, found, strict=True)]
-        terminal.json({"baseline": str(models[0]), "measurements": rows})
-        return
-    print_measurements(terminal, [path.name for path in models], found)
+    with Terminal() as terminal:
+        found = measured(terminal, models, data(evaluation), threads, input_sizes(sizes))
+        if as_json:
+            rows = [{"model": str(path), "measurement": m} for path, m in zip(models, found, strict=True)]
+            terminal.json({"baseline": str(models[0]), "measurements": rows})
+        else:
+            print_measurements(terminal, [path.name for path in models], found)
 
 
 def measured(
@@ -34,7 +34,7 @@ def measured(
 ) -> tuple[Measurement, ...]:
     """Measure models against the first."""
     task = Measure(models=tuple(map(str, models)), evaluation=evaluation, threads=threads, input_sizes=sizes)
-    return terminal.ask(task, Measurements).measurements
+    return terminal.ask(task, Measurements, fresh=True).measurements
 
 
 def print_measurements(terminal: Terminal, names: Sequence[str], found: Sequence[Measurement]) -> None:

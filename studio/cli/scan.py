@@ -28,7 +28,7 @@ def scan(
     as_json: bool,
 ) -> None:
     """Scan a model; what is known when it is interrupted is printed."""
-    terminal, watch = Terminal(), Stopwatch()
+    watch = Stopwatch()
     parsed = parse_step(step)
     task = Scan(
         model=str(model),
@@ -45,14 +45,15 @@ def scan(
         if isinstance(news, ScannedLayer):
             partial.append(news.sensitivity)
 
-    try:
-        scanned = terminal.ask(task, Scanned, hear)
-    except (KeyboardInterrupt, Cancelled, WorkFailed):
-        if partial:
-            found = Scanned(layers=tuple(partial), samples=0, seconds=watch.seconds)
-            _show(terminal, task, found, complete=False, as_json=as_json)
-        raise
-    _show(terminal, task, scanned, complete=True, as_json=as_json)
+    with Terminal() as terminal:
+        try:
+            scanned = terminal.ask(task, Scanned, hear)
+        except (Cancelled, WorkFailed):
+            if partial:
+                found = Scanned(layers=tuple(partial), samples=0, seconds=watch.seconds)
+                _show(terminal, task, found, complete=False, as_json=as_json)
+            raise
+        _show(terminal, task, scanned, complete=True, as_json=as_json)
 
 
 def _show(terminal: Terminal, task: Scan, scanned: Scanned, *, complete: bool, as_json: bool) -> None:

@@ -17,17 +17,17 @@ from studio.records.task import Applied, Apply, CheckExport, ExportChecked
 
 def self_test() -> bool:
     """Print a line for each part; True when all of them work."""
-    terminal = Terminal()
     model = resource("sample") / "fashion_cnn.onnx"
-    try:
-        info = terminal.inspect(model).info
-    except StudioError as error:
-        terminal.line(f"FAILED  inspect: {error.sentence}")
-        return False
-    terminal.line(f"ok      inspect: {len(info.layers)} layers, {units.file_size(info.file_bytes)}")
-    results = [_technique(terminal, model, info.file_bytes, kind) for kind in SETTINGS]
-    good = all(results)
-    terminal.line("All parts work." if good else "Something does not work; see above.")
+    with Terminal() as terminal:
+        try:
+            info = terminal.inspect(model).info
+        except StudioError as error:
+            terminal.line(f"FAILED  inspect: {error.sentence}")
+            return False
+        terminal.line(f"ok      inspect: {len(info.layers)} layers, {units.file_size(info.file_bytes)}")
+        results = [_technique(terminal, model, info.file_bytes, kind) for kind in SETTINGS]
+        good = all(results)
+        terminal.line("All parts work." if good else "Something does not work; see above.")
     return good
 
 

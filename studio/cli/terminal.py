@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from studio.app.jobs import Limits, default_limits, run_task, subject_of
+from studio.app.jobs import Driver, Limits, default_limits, expect, run_task, subject_of
 from studio.records.task import AnswerBase, InputSizes, Inspect, Inspected, News, Progressed, Task
 
 A = TypeVar("A", bound=AnswerBase)
@@ -24,9 +24,9 @@ READ_LIMIT_S = 120.0
 
 
 class Terminal:
-    """Runs tasks one after the other, showing how far they are; implements `export.Runs`.
+    """Runs tasks one after the other, showing how far they are.
 
-    Bars go to standard error and only when that is a terminal; results go to standard output.
+    A context: it keeps one worker until it ends. Bars go to standard error and only when that is a terminal; results go to standard output.
     """
 
     def __init__(self) -> None:
@@ -35,12 +35,16 @@ class Terminal:
         self._bars = sys.stderr.isatty()
         self._progress: Progress | None = None
         self._bar: TaskID | None = None
+        self._driver: Driver | None = None
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._driver is not None:
+            self._driver.close()
 
     # ------------------------------------------------------------ work
-
-    def task(self, task: Task, kind: type[A], low: float = 0.0, high: float = 1.0) -> A:
-        """Run a task in a worker. Raises like `jobs.run_task`."""
-        return self.ask(task, kind, low=low, high=high)
 
     def ask(
         self,
@@ -49,32 +53,35 @@ class Terminal:
         news: Callable[[News], None] = lambda _news: None,
         *,
         limits: Limits | None = None,
-        low: float = 0.0,
-        high: float = 1.0,
+        fresh: bool = False,
     ) -> A:
-        """Run a task in a worker and hand on its news."""
+        """Run a task in a worker and hand on its news; `fresh`: in a process of its own."""
 
         def hear(item: News) -> None:
             if isinstance(item, Progressed):
-                self.say(low + (high - low) * item.share, item.words)
+                self._move(item.share, item.words)
             news(item)
 
-        subject = subject_of(task)
+        subject, limits = subject_of(task), limits or default_limits(seconds=0, share=0.85)
         self._open_bar(subject)
         try:
-            return run_task(
-                task, kind, hear, limits=limits or default_limits(seconds=0, share=0.85), subject=subject
-            )
+            if fresh:
+                return run_task(task, kind, hear, limits=limits, subject=subject)
+            return expect(self._worker().ask(task, hear, limits, subject), kind)
         finally:
             self._close_bar()
+
+    def _worker(self) -> Driver:
+        if self._driver is None or not self._driver.alive:
+            self._driver = Driver()
+        return self._driver
 
     def inspect(self, path: Path, input_sizes: InputSizes = ()) -> Inspected:
         """List a model."""
         task = Inspect(model=str(path), input_sizes=input_sizes)
         return self.ask(task, Inspected, limits=default_limits(READ_LIMIT_S))
 
-    def say(self, share: float, words: str = "") -> None:
-        """How far the running task is, 0..1."""
+    def _move(self, share: float, words: str) -> None:
         if self._progress is not None and self._bar is not None:
             self._progress.update(self._bar, completed=share, words=words)
 
