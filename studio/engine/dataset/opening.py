@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
+
 from studio.base.errors import StudioError
 from studio.engine.dataset.arrays import open_file, open_folder
 from studio.engine.dataset.core import Dataset, Source, draw
-from studio.engine.dataset.images import IMAGE_SUFFIXES, open_images
+from studio.engine.dataset.images import IMAGE_SUFFIXES, Images, open_images
 from studio.engine.dataset.made_up import Range, input_ranges, make_up
 from studio.engine.dataset.tables import open_table
 from studio.engine.graph import Model, dynamic_dimensions, named_shape, real_inputs, type_name
@@ -49,6 +51,8 @@ def open_data(
             source = open_images(path, inputs, spec)
         case "csv":
             source = open_table(path, inputs, spec)
+    if isinstance(source, Images):
+        spec = msgspec.structs.replace(spec, preprocess=source.preprocess)  # so that a guess is seen
     order = draw(spec, source.count)
     if source.batch and len(order) < source.batch:
         raise StudioError(

@@ -106,14 +106,10 @@ def open_table(path: Path, inputs: tuple[TensorInfo, ...], spec: DataSpec) -> Ta
     Raises:
         StudioError: empty, no such label column, or the columns do not fit the inputs.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            head = stream.readline()
-    except (OSError, UnicodeDecodeError) as error:
-        raise StudioError(f"Cannot read {path.name}", "it is no text in UTF-8") from error
-    delimiter = max("\t;,", key=head.count)
-    top = [cell.strip() for cell in next(csv.reader([head], delimiter=delimiter), [])]
-    header = not all(_is_number(cell) for cell in top)
+    delimiter = _delimiter(path)
+    top = [cell.strip() for cell in next(_rows(path, delimiter, header=False), [])]
+    second = next(_rows(path, delimiter, header=True), [])
+    header = _is_header(top, second)
     count = sum(1 for _ in _rows(path, delimiter, header))
     if not top or count == 0:
         raise StudioError(
@@ -128,6 +124,21 @@ def open_table(path: Path, inputs: tuple[TensorInfo, ...], spec: DataSpec) -> Ta
     cautions = (f"columns without numbers left out: {', '.join(skipped)}",) if skipped else ()
     sizes = {info.shape[0] for info in inputs if info.shape and isinstance(info.shape[0], int)}
     return Table(path, count, max(sizes, default=0), delimiter, header, columns, label, classes, cautions)
+
+
+def _delimiter(path: Path) -> str:
+    """Whichever of tab, semicolon and comma the first line has most of."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            return max(",;\t", key=stream.readline().count)
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudioError(f"Cannot read {path.name}", "it is no text in UTF-8") from error
+
+
+def _is_header(top: list[str], second: list[str]) -> bool:
+    """Whether the first row names columns: a text above a number, or not a number in it."""
+    above = any(_is_number(low) and not _is_number(high) for high, low in zip(top, second, strict=False))
+    return above or not any(_is_number(cell) for cell in top)
 
 
 def _rows(path: Path, delimiter: str, header: bool) -> Iterator[list[str]]:
