@@ -63,7 +63,8 @@ def load(path: Path) -> Model:
         _put_in_order(model)
         inline_functions(model)
     except StudioError as error:
-        raise StudioError(f"Cannot read {path.name}", error.what, error.hint, error.details) from error
+        why = ": ".join(filter(None, (error.what, error.why)))
+        raise StudioError(f"Cannot read {path.name}", why, error.hint, error.details) from error
     except Exception as error:  # the parser: whatever a damaged file provokes, it is the file's fault
         raise StudioError(
             f"Cannot read {path.name}",
@@ -127,6 +128,8 @@ def _parse(path: Path, data: memoryview) -> onnx.ModelProto:
         begins_well = bytes(data[:1]) == b"\x08"  # the field ir_version, with which nearly all models begin
         why = "the file is cut off or damaged" if begins_well else "it is no ONNX model"
         raise StudioError(what, f"{why}: {error}", "Export or download it again.") from error
+    except StudioError:
+        raise
     except RecursionError as error:
         raise StudioError(what, "its graphs are nested too deeply") from error
     except Exception as error:  # the parser: protobuf raises classes of its own
