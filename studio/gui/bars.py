@@ -74,15 +74,17 @@ class ToolBar(QToolBar):
         words = f"Compress {staged} layer{'' if staged == 1 else 's'}" if staged else "Compress"
         compress.setText(f"{words} ▸" if staged else words)
         compress.setAccessibleName(words)
-        for key, made in self._buttons.items():
+        for key, button in self._buttons.items():
             action = self._actions[key]
-            made.setEnabled(action.isEnabled() and not (key == "compress.run" and running))
-            made.setToolTip(action.toolTip())
+            button.setEnabled(action.isEnabled() and not (key == "compress.run" and running))
+            button.setToolTip(action.toolTip())
         version = project.current if project else None
         scanning = any(job.kind == "scan" and job.active for job in view.jobs)
-        unknown = version is not None and not version.scans and not scanning and not staged
+        made = version is not None and version.parent is not None
+        unknown = version is not None and version.info is not None and not version.scans and not scanning
         set_role(compress, "primary" if staged else "")
-        set_role(scan, "primary" if unknown and version is not None and version.info is not None else "")
+        set_role(scan, "primary" if unknown and not staged and not made else "")
+        set_role(self._buttons["file.export"], "primary" if made and not staged else "")
         self._show_data(view)
         threads = project.threads if project else 0
         count = f"{threads} thread{'' if threads == 1 else 's'}" if threads else "all threads"

@@ -169,6 +169,9 @@ class DataPage(Page):
         self.column.addWidget(self.images)
         self.inputs = QTableWidget(0, len(INPUT_HEADERS))
         self.inputs.setHorizontalHeaderLabels(list(INPUT_HEADERS))
+        self.inputs.horizontalHeader().setDefaultAlignment(
+            Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter
+        )
         self.inputs.verticalHeader().hide()
         self.inputs.setShowGrid(False)
         self.inputs.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)

@@ -9,9 +9,19 @@ from collections.abc import Callable
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
+from typing import cast
 
 from PySide6.QtCore import Qt
-from PySide6.QtGui import QGuiApplication
+from PySide6.QtGui import (
+    QFont,
+    QGuiApplication,
+    QTextBlockFormat,
+    QTextCharFormat,
+    QTextCursor,
+    QTextDocument,
+    QTextFormat,
+    QTextTable,
+)
 from PySide6.QtWidgets import (
     QApplication,
     QDialog,
@@ -25,6 +35,7 @@ from PySide6.QtWidgets import (
 
 from studio.base.errors import StudioError
 from studio.base.resources import resource
+from studio.gui.theme import BODY_PX, FIGURE_PX
 from studio.gui.widgets import button, label
 from studio.records.task import Failed
 
@@ -186,6 +197,7 @@ class TextDialog(QDialog):
         self.resize(640, 560)
         self.browser = QTextBrowser()
         self.browser.setMarkdown(text)
+        _set_type(self.browser.document())
         self.browser.setAccessibleName(title)
         self.browser.setOpenLinks(False)
         self.browser.document().setDocumentMargin(12)
@@ -205,6 +217,33 @@ class TextDialog(QDialog):
         close.setDefault(True)
         row.addWidget(close)
         column.addLayout(row)
+
+
+def _set_type(document: QTextDocument) -> None:
+    """Headings in the window's sizes, with air above; tables without boxes."""
+    block = document.begin()
+    while block.isValid():
+        level = block.blockFormat().headingLevel()
+        cursor = QTextCursor(block)
+        if level:
+            cursor.select(QTextCursor.SelectionType.BlockUnderCursor)
+            letters = QTextCharFormat()
+            letters.setProperty(QTextFormat.Property.FontPixelSize, FIGURE_PX if level == 1 else BODY_PX)
+            letters.setProperty(QTextFormat.Property.FontSizeAdjustment, 0)
+            letters.setFontWeight(QFont.Weight.DemiBold)
+            cursor.mergeCharFormat(letters)
+        table = cast("QTextTable | None", cursor.currentTable())  # the stubs leave None out
+        if table is not None:
+            look = table.format()
+            look.setBorder(0)
+            look.setCellPadding(3)
+            table.setFormat(look)
+        else:
+            shape = QTextBlockFormat()
+            shape.setTopMargin(16 if level > 1 else 4)
+            shape.setBottomMargin(4)
+            QTextCursor(block).mergeBlockFormat(shape)
+        block = block.next()
 
 
 def help_text(shortcuts: list[tuple[str, str]]) -> str:

@@ -7,7 +7,9 @@ when one floats, every panel has a title bar to grab, and buttons.
 
 from __future__ import annotations
 
-from PySide6.QtCore import QByteArray, QSettings, Qt
+from itertools import pairwise
+
+from PySide6.QtCore import QByteArray, QEvent, QSettings, Qt
 from PySide6.QtGui import QMouseEvent, QResizeEvent
 from PySide6.QtWidgets import QDockWidget, QHBoxLayout, QLabel, QMainWindow, QWidget
 
@@ -15,6 +17,7 @@ from studio.gui.theme import Theme
 from studio.gui.widgets import button, caps
 
 LAYOUT_VERSION = 1
+HEADLINE_HEIGHT = 64
 
 
 class TitleBar(QWidget):
@@ -137,27 +140,25 @@ class Desk(QMainWindow):
         self.docks, self._bottom, self._settings = docks, bottom, settings
         options = QMainWindow.DockOption
         self.setDockOptions(options.AllowNestedDocks | options.AllowTabbedDocks)
-        area = Qt.DockWidgetArea
-        self.setCorner(Qt.Corner.TopLeftCorner, area.LeftDockWidgetArea)
-        self.setCorner(Qt.Corner.TopRightCorner, area.RightDockWidgetArea)
-        self.setCorner(Qt.Corner.BottomLeftCorner, area.BottomDockWidgetArea)
-        self.setCorner(Qt.Corner.BottomRightCorner, area.BottomDockWidgetArea)
         self._fresh = True
         self.reset()
 
     def reset(self) -> None:
         """Put every panel back where it started."""
-        docks, area = self.docks, Qt.DockWidgetArea
+        docks, across, down = self.docks, Qt.Orientation.Horizontal, Qt.Orientation.Vertical
         for dock in docks.values():
             dock.setFloating(False)
             self.removeDockWidget(dock)
-        self.addDockWidget(area.LeftDockWidgetArea, docks["versions"])
-        self.addDockWidget(area.RightDockWidgetArea, docks["inspector"])
-        self.addDockWidget(area.TopDockWidgetArea, docks["headline"])
-        self.splitDockWidget(docks["headline"], docks["graph"], Qt.Orientation.Vertical)
-        self.splitDockWidget(docks["graph"], docks["table"], Qt.Orientation.Vertical)
-        for key, _ in self._bottom:
-            self.addDockWidget(area.BottomDockWidgetArea, docks[key], Qt.Orientation.Horizontal)
+        # All in one area: only there does Qt keep to the sizes that it is given.
+        row = [docks[key] for key, _ in self._bottom]
+        self.addDockWidget(Qt.DockWidgetArea.LeftDockWidgetArea, docks["versions"])
+        self.splitDockWidget(docks["versions"], row[0], down)
+        self.splitDockWidget(docks["versions"], docks["headline"], across)
+        self.splitDockWidget(docks["headline"], docks["inspector"], across)
+        self.splitDockWidget(docks["headline"], docks["graph"], down)
+        self.splitDockWidget(docks["graph"], docks["table"], down)
+        for left, right in pairwise(row):
+            self.splitDockWidget(left, right, across)
         for dock in docks.values():
             dock.show()
         self._fresh = True
@@ -168,18 +169,19 @@ class Desk(QMainWindow):
         docks, width, height = self.docks, self.width(), self.height()
         across, down = Qt.Orientation.Horizontal, Qt.Orientation.Vertical
         side = max(196, min(260, width * 14 // 100))
-        inspector = max(300, min(400, width * 21 // 100))
+        inspector = max(308, min(400, width * 21 // 100))
         bottom = max(176, min(260, height * 24 // 100))
-        middle = height - bottom - 64 - 4
+        above = height - bottom - 1
+        middle = above - HEADLINE_HEIGHT - 2
+        self.resizeDocks([docks["versions"], docks[self._bottom[0][0]]], [above, bottom], down)
         self.resizeDocks(
             [docks["headline"], docks["graph"], docks["table"]],
-            [64, middle * 45 // 100, middle * 55 // 100],
+            [HEADLINE_HEIGHT, middle * 45 // 100, middle - middle * 45 // 100],
             down,
         )
-        self.resizeDocks([docks["table"], docks[self._bottom[0][0]]], [middle * 55 // 100, bottom], down)
         self.resizeDocks(
-            [docks["versions"], docks["graph"], docks["inspector"]],
-            [side, width - side - inspector, inspector],
+            [docks["versions"], docks["headline"], docks["inspector"]],
+            [side, width - side - inspector - 2, inspector],
             across,
         )
         total = sum(share for _, share in self._bottom)
@@ -191,6 +193,7 @@ class Desk(QMainWindow):
 
     def arrange(self, arranging: bool) -> None:
         """Show grips on every panel, or the flat look."""
+        self._fresh = self._fresh and not arranging
         for dock in self.docks.values():
             dock.arrange(arranging)
 
@@ -203,6 +206,12 @@ class Desk(QMainWindow):
         layout = self._settings.value("layout")
         if isinstance(layout, QByteArray) and self.restoreState(layout, LAYOUT_VERSION):
             self._fresh = False
+
+    def event(self, event: QEvent) -> bool:
+        """A press of the mouse that reaches this widget is one on a line between panels."""
+        if event.type() == QEvent.Type.MouseButtonPress:
+            self._fresh = False
+        return super().event(event)
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         """Keep the shares of the first layout until the user moves something."""

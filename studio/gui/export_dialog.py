@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from PySide6.QtCore import Qt
-from PySide6.QtGui import QGuiApplication
+from PySide6.QtGui import QFontDatabase, QGuiApplication
 from PySide6.QtWidgets import (
     QDialog,
     QFileDialog,
@@ -18,6 +18,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from studio.app import recipe
 from studio.app.export import Exported
 from studio.app.project import Version
 from studio.app.session import Session
@@ -103,16 +104,26 @@ class ExportDialog(QDialog):
         made.setAccessibleName(name)
         made.setToolTip(tip)
         made.setMinimumHeight(52)
+        made.setFont(QFontDatabase.systemFont(QFontDatabase.SystemFont.FixedFont))
         return made
 
     def _show_repeat(self) -> None:
-        from studio.app.repeat import command_line, recipe_text
-
         project = self._session.view.project
-        if project is None:
+        original = project.original if project else None
+        if project is None or original is None:
             return
-        self.recipe.setPlainText(recipe_text(project.recipe_of(self._version)))
-        self.command.setPlainText(command_line(project, self.path.text()))
+        steps = project.recipe_of(self._version)
+        self.recipe.setPlainText(recipe.to_yaml(steps))
+        self.command.setPlainText(
+            recipe.command(
+                steps,
+                original.file,
+                self.path.text(),
+                calibration=project.calibration,
+                evaluation=project.evaluation,
+                recipe_file=str(Path(self.path.text()).with_suffix(".yaml")),
+            )
+        )
 
     def _ask_path(self) -> None:
         path, _ = QFileDialog.getSaveFileName(self, "Export ONNX", self.path.text(), "ONNX models (*.onnx)")

@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QFrame, QGridLayout, QHBoxLayout, QLabel, QWidget
+from PySide6.QtGui import QFont, QFontMetrics, QResizeEvent
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QVBoxLayout, QWidget
 
 from studio.app.project import Version
 from studio.app.session import Session
 from studio.app.view import View
 from studio.base import units
 from studio.gui.selection import Selection
-from studio.gui.theme import Theme
-from studio.gui.widgets import label, watch
+from studio.gui.theme import FIGURE_PX, Theme
+from studio.gui.widgets import Elided, label, watch
+
+NARROWEST = 120  # of a cell, in pixels
 
 
 @dataclass(frozen=True)
@@ -231,43 +234,79 @@ def _column() -> QFrame:
     return line
 
 
+def _shown(figure: Figure) -> list[str]:
+    """Original, now and predicted, as far as they are known and differ from the one before."""
+    known = [value for value in figure.values if value is not None]
+    return [value for place, value in enumerate(known) if place == 0 or value != known[place - 1]]
+
+
 class _Cell(QWidget):
     """One figure: its name and source above, the values and the change below."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._name, self._values, self._delta = label(role="small"), label(role="figure"), QLabel()
-        for part in (self._values, self._delta):
+        self._figure: Figure | None = None
+        self._theme: Theme | None = None
+        self._name, self._values = Elided(role="small"), label(role="figure")
+        self._delta, self._above = (
+            QLabel(),
+            label(role="small"),
+        )  # beside the figure, or above where that is too narrow
+        for part in (self._values, self._delta, self._above):
             part.setTextFormat(Qt.TextFormat.RichText)
-        grid = QGridLayout(self)
-        grid.setContentsMargins(16, 8, 8, 8)
-        grid.setHorizontalSpacing(8)
-        grid.setVerticalSpacing(0)
-        grid.addWidget(self._name, 0, 0, 1, 2)
-        grid.addWidget(self._values, 1, 0)
-        grid.addWidget(self._delta, 1, 1, Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
-        grid.setColumnStretch(1, 1)
+            part.setMinimumWidth(1)
+        line = QHBoxLayout()
+        line.setSpacing(8)
+        line.addWidget(self._values)
+        line.addWidget(self._delta)
+        line.addStretch(1)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(16, 8, 8, 8)
+        column.setSpacing(0)
+        top = QHBoxLayout()
+        top.addWidget(self._name, 1)
+        top.addWidget(self._above)
+        column.addLayout(top)
+        column.addLayout(line)
+        self._above.setFixedHeight(self._name.sizeHint().height())  # rich text would be a little taller
+        self.setMinimumWidth(NARROWEST)
 
     def show_figure(self, figure: Figure, theme: Theme) -> None:
         """Show one figure; equal neighbours are shown once."""
-        tokens = theme.tokens
-        first, now, after = figure.values
-        shown: list[tuple[str, str]] = []
-        if first is not None and first != now:
-            shown.append((first, tokens.dim))
-        if now is not None:
-            shown.append((now, tokens.text if after is None else tokens.dim))
-        if after is not None and after != now:
-            shown.append((after, tokens.text))
+        self._figure, self._theme = figure, theme
+        source = f" · {figure.source}" if figure.source else ""
+        self._name.set_text(f"{figure.name}{source}")
+        words = " → ".join(_shown(figure)) or "unknown"
+        self.setAccessibleName(f"{figure.name}{source}: {words} {figure.unit} {figure.delta}".strip())
+        self.setToolTip(f"{figure.name}{source}\n{figure.detail}")
+        self._name.setToolTip("")
+        self._fit()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Put the change above where there is no room; then leave the original out."""
+        super().resizeEvent(event)
+        self._fit()
+
+    def _fit(self) -> None:
+        if self._figure is None or self._theme is None:
+            return
+        tokens, figure, shown = self._theme.tokens, self._figure, _shown(self._figure)
+        color = tokens.dim if figure.better is None else tokens.good if figure.better else tokens.bad
+        for part in (self._delta, self._above):
+            part.setText(f"<span style='color:{color}'>{figure.delta}</span>")
+        room = self.width() - 24
+        font = QFontMetrics(self._theme.font(FIGURE_PX, QFont.Weight.DemiBold))
+        while len(shown) > 1 and font.horizontalAdvance(" → ".join(shown) + f" {figure.unit}") > room:
+            shown = shown[1:]
+        taken = font.horizontalAdvance(" → ".join(shown) + f" {figure.unit}")
+        beside = taken + 8 + self._delta.sizeHint().width() <= room
+        self._delta.setVisible(beside)
+        self._above.setVisible(not beside)
         arrow = f" <span style='color:{tokens.dim}'>→</span> "
-        values = arrow.join(f"<span style='color:{color}'>{value}</span>" for value, color in shown)
+        values = arrow.join(
+            f"<span style='color:{tokens.text if place == len(shown) else tokens.dim}'>{value}</span>"
+            for place, value in enumerate(shown, 1)
+        )
         self._values.setText(
             f"{values} {figure.unit}" if shown else f"<span style='color:{tokens.dim}'>–</span>"
         )
-        source = f" · {figure.source}" if figure.source else ""
-        self._name.setText(f"{figure.name}{source}")
-        color = tokens.dim if figure.better is None else tokens.good if figure.better else tokens.bad
-        self._delta.setText(f"<span style='color:{color}'>{figure.delta}</span>")
-        words = " → ".join(value for value, _ in shown) or "unknown"
-        self.setAccessibleName(f"{figure.name}{source}: {words} {figure.unit} {figure.delta}".strip())
-        self.setToolTip(figure.detail)

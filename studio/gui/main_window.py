@@ -275,7 +275,7 @@ class MainWindow(QMainWindow):
 
     def _show_color(self, column: str, words: str) -> None:
         self.menus.check_color(column)
-        self.status.set_color(words[:1].lower() + words[1:] if words else "nothing")
+        self.status.set_color(words if words[1:2].isupper() else words[:1].lower() + words[1:] or "nothing")
 
     def toggle_arranging(self) -> None:
         """Show or hide the grips of the panels."""

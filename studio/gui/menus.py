@@ -114,7 +114,7 @@ class Menus:
         menu.setToolTipsVisible(True)
         group = QActionGroup(menu)
         for column in COLOR_COLUMNS:
-            action = _choice(menu, group, column.title)
+            action = _choice(menu, group, column.label)
             action.setData(column.id)
             action.setToolTip(column.tip)
             action.triggered.connect(lambda _checked=False, key=column.id: self._window.color_by(key))

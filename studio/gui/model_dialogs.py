@@ -23,8 +23,8 @@ def model_text(version: Version) -> str:
     opsets = ", ".join(f"{domain or 'ai.onnx'} {number}" for domain, number in info.opsets)
     treatable = sum(not layer.untreatable for layer in info.layers)
     lines = [
-        f"# {info.name}",
-        f"`{version.file}`",
+        f"# {info.name if version.parent is None else version.name}",
+        f"`{version.file}`" if version.parent is None else "Made from the original by its recipe.",
         "",
         "| | |",
         "|---|---|",

@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from PySide6.QtCore import QEvent, QObject, Qt
-from PySide6.QtGui import QKeyEvent
-from PySide6.QtWidgets import QDialog, QLineEdit, QListWidget, QListWidgetItem, QVBoxLayout, QWidget
+from PySide6.QtCore import QEvent, QModelIndex, QObject, QPersistentModelIndex, QSize, Qt
+from PySide6.QtGui import QKeyEvent, QPainter, QPalette
+from PySide6.QtWidgets import (
+    QDialog,
+    QLineEdit,
+    QListWidget,
+    QListWidgetItem,
+    QStyledItemDelegate,
+    QStyleOptionViewItem,
+    QVBoxLayout,
+    QWidget,
+)
 
+Index = QModelIndex | QPersistentModelIndex
 SHOWN = 60  # entries at most; typing narrows
 
 
@@ -40,6 +50,25 @@ def matches(query: str, words: str) -> tuple[int, int] | None:
     return 1000 + position, len(text)
 
 
+class EntryDelegate(QStyledItemDelegate):
+    """The words at the left; at the right the shortcut, or why it cannot be done."""
+
+    def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: Index) -> None:
+        """The words by the style, what stands aside over it."""
+        super().paint(painter, option, index)
+        entry: Entry = index.data(Qt.ItemDataRole.UserRole)
+        painter.save()
+        painter.setPen(option.palette.color(QPalette.ColorRole.PlaceholderText))
+        place = option.rect.adjusted(0, 0, -8, 0)
+        sides = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
+        painter.drawText(place, sides, entry.blocked or entry.aside)
+        painter.restore()
+
+    def sizeHint(self, option: QStyleOptionViewItem, index: Index) -> QSize:
+        """Rows with a little air."""
+        return QSize(super().sizeHint(option, index).width(), 26)
+
+
 class Palette(QDialog):
     """A line to type in and the entries that fit.
 
@@ -58,6 +87,7 @@ class Palette(QDialog):
         self.line.setAccessibleName("Command or layer")
         self.line.setToolTip("Type part of a command's or a layer's name")
         self.list = QListWidget()
+        self.list.setItemDelegate(EntryDelegate(self.list))
         self.list.setAccessibleName("Commands")
         self.list.setToolTip("Enter or click does it")
         column = QVBoxLayout(self)
@@ -93,11 +123,11 @@ class Palette(QDialog):
             found = self._entries
         self.list.clear()
         for entry in found[:SHOWN]:
-            item = QListWidgetItem(f"{entry.words}    {entry.aside}" if entry.aside else entry.words)
+            item = QListWidgetItem(entry.words)
             item.setData(Qt.ItemDataRole.UserRole, entry)
+            item.setData(Qt.ItemDataRole.AccessibleTextRole, f"{entry.words}, {entry.blocked or entry.aside}")
             if entry.blocked:
                 item.setFlags(Qt.ItemFlag.ItemIsSelectable)
-                item.setText(f"{entry.words}    {entry.blocked}")
                 item.setToolTip(entry.blocked)
             self.list.addItem(item)
         self.list.setCurrentRow(0)

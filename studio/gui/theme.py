@@ -161,7 +161,7 @@ class Theme(QObject):
 
     def apply(self) -> None:
         """Load fonts and style the application; once at the start."""
-        for name in ("Regular", "Medium", "SemiBold"):
+        for name in ("Regular", "Medium", "SemiBold", "Bold"):
             QFontDatabase.addApplicationFont(str(resource(f"fonts/Inter-{name}.otf")))
         QApplication.setStyle("Fusion")
         QApplication.setFont(self.font())

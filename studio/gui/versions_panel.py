@@ -12,7 +12,7 @@ from PySide6.QtCore import (
     Qt,
     Signal,
 )
-from PySide6.QtGui import QColor, QFont, QPainter, QPen
+from PySide6.QtGui import QColor, QFont, QFontMetrics, QPainter, QPen
 from PySide6.QtWidgets import (
     QInputDialog,
     QListView,
@@ -34,6 +34,8 @@ from studio.gui.widgets import EmptyState, button, watch
 
 CARD_HEIGHT, GAP, INDENT = 52, 6, 12
 MAX_INDENT = 5
+LEFT, MIDDLE, RIGHT = Qt.AlignmentFlag.AlignLeft, Qt.AlignmentFlag.AlignHCenter, Qt.AlignmentFlag.AlignRight
+SIDES = {1: (LEFT,), 2: (LEFT, RIGHT), 3: (LEFT, MIDDLE, RIGHT)}
 VERSION_ROLE = Qt.ItemDataRole.UserRole
 DEPTH_ROLE = Qt.ItemDataRole.UserRole + 1
 Index = QModelIndex | QPersistentModelIndex
@@ -74,6 +76,15 @@ def in_tree_order(project: Project) -> list[tuple[Version, int]]:
         ordered.append((version, depth))
         waiting += [(child, depth + 1) for child in reversed(children.get(version.id, []))]
     return ordered
+
+
+def _that_fit(texts: tuple[str, str, str], metrics: QFontMetrics, width: int) -> tuple[str, ...]:
+    """All three figures, or size and accuracy, or the size alone."""
+    size, latency, score = texts
+    for some in ((size, latency, score), (size, score)):
+        if sum(metrics.horizontalAdvance(text) + 10 for text in some) <= width + 10:
+            return some
+    return (size,)
 
 
 class VersionModel(QAbstractListModel):
@@ -172,8 +183,8 @@ class CardDelegate(QStyledItemDelegate):
         painter.drawText(inside, Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft, name)
         painter.setFont(theme.font(SMALL_PX))
         painter.setPen(QColor(tokens.dim if not chosen else tokens.text))
-        sides = (Qt.AlignmentFlag.AlignLeft, Qt.AlignmentFlag.AlignHCenter, Qt.AlignmentFlag.AlignRight)
-        for text, side in zip(figures(version), sides, strict=True):
+        texts = _that_fit(figures(version), painter.fontMetrics(), inside.width())
+        for text, side in zip(texts, SIDES[len(texts)], strict=True):
             painter.drawText(inside, Qt.AlignmentFlag.AlignBottom | side, text)
         painter.restore()
 
@@ -210,6 +221,7 @@ class VersionsPanel(QWidget):
         self.list.customContextMenuRequested.connect(self._menu)
         self.list.clicked.connect(self._go)
         self.list.activated.connect(self._go)
+        self.setMinimumWidth(180)
         self.note_button = button("+ NOTE", self.ask_note, role="caps", tip="Write a note on this version")
         self._empty = EmptyState("The versions you make of a model will stand here as a tree.")
         self._stack = QStackedLayout(self)

@@ -139,12 +139,34 @@ class DataSpec(Record, frozen=True, kw_only=True):
 
     path: str = ""
     kind: Literal["auto", "npz", "npz_folder", "npy", "images", "csv", "random"] = "auto"
-    limit: int = 0
-    shuffle: bool = False
-    seed: int = 0
-    input: str = ""
-    label_column: str = ""
-    batch: int = 0
+    limit: Annotated[int, Meta(ge=0, title="At most", description="Use so many samples; 0 = all.")] = 0
+    shuffle: Annotated[
+        bool, Meta(title="Shuffle", description="Draw the samples at random instead of taking the first.")
+    ] = False
+    seed: Annotated[
+        int, Meta(title="Seed", description="Of the shuffle.", extra_json_schema={"advanced": True})
+    ] = 0
+    input: Annotated[
+        str,
+        Meta(
+            title="Feeds input",
+            description="The model input that the data feed, where the file does not name it.",
+            extra_json_schema={"advanced": True},
+        ),
+    ] = ""
+    label_column: Annotated[
+        str,
+        Meta(title="Label column", description="Of a CSV table.", extra_json_schema={"advanced": True}),
+    ] = ""
+    batch: Annotated[
+        int,
+        Meta(
+            ge=0,
+            title="Batch",
+            description="Samples per run; 0 = what the model and memory allow.",
+            extra_json_schema={"advanced": True},
+        ),
+    ] = 0
     preprocess: Preprocess | None = None
 
 

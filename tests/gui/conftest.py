@@ -63,14 +63,14 @@ def session(qapp: QApplication, tmp_path: Path) -> Iterator[Session]:
 
 
 @pytest.fixture
-def window(session: Session, theme: Theme, tmp_path: Path, qtbot: QtBot) -> Iterator[MainWindow]:
+def window(session: Session, theme: Theme, tmp_path: Path, qtbot: QtBot) -> MainWindow:
     """The window, shown, without the graph and the plots (they are tested on their own)."""
     window = MainWindow(session, theme, QSettings(str(tmp_path / "window.ini"), QSettings.Format.IniFormat))
     qtbot.addWidget(window, before_close_func=lambda window: window.leave_unasked())
     window.resize(1440, 900)
     window.show()
     qtbot.waitExposed(window)
-    yield window
+    return window
 
 
 @pytest.fixture

@@ -13,7 +13,17 @@ from studio.app.session import Session
 from studio.app.view import View
 from studio.base.units import shape
 from studio.gui.canvas import Canvas, Direction, Paint
-from studio.gui.figures import BY_ID, Column, Figures, Heat, column_label, figures, heat, same_figures
+from studio.gui.figures import (
+    BY_ID,
+    Column,
+    Figures,
+    Heat,
+    column_label,
+    figures,
+    heat,
+    same_figures,
+    shown_as,
+)
 from studio.gui.graph_view.legend import GraphBar
 from studio.gui.graph_view.scheme import web_engine_ready
 from studio.gui.overview import Overview
@@ -261,5 +271,5 @@ def _words(layer: Layer, known: Figures, column: Column | None) -> str:
     """A tooltip: name, operator, shape, and the figure that the colour stands for."""
     lines = [layer.name, f"{layer.op} {shape(layer.weight_shape)} · {layer.precision}"]
     if column is not None:
-        lines.append(f"{column_label(column, known)}: {column.text(column.value(layer, known))}")
+        lines.append(f"{column_label(column, known)}: {shown_as(column, column.value(layer, known), known)}")
     return "\n".join(lines)

@@ -38,6 +38,8 @@ class Inspector(QTabWidget):
         super().__init__(parent)
         self.setObjectName("panel")
         self.setAccessibleName("Inspector")
+        self.setMinimumWidth(308)
+        self.setUsesScrollButtons(False)
         self.setDocumentMode(True)
         self.tabBar().setDrawBase(False)
         detail = DetailSource(session, selection, self)

@@ -182,7 +182,7 @@ class WeightsPage(Page):
         self._session, self._selection, self._detail, self._theme = session, selection, detail, theme
         self._heading = label(role="strong", wrap=True)
         self._facts = Facts()
-        self._ranges_section = Section("Range of every output channel", theme)
+        self._ranges_section = Section("Range by channel", theme)
         self._ranges: RangesChart | None = None
         self.column.addWidget(self._heading)
         self.column.addWidget(self._facts)
