@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 from studio.app.view import View
-from studio.base.units import shape, short
+from studio.base.units import file_size, shape, short
 from studio.records.measure import LayerTime, Sensitivity
 from studio.records.model import Cost, Layer
 from studio.records.steps import Treatment
@@ -43,6 +44,11 @@ class Figures:
     treatments: Mapping[str, Treatment] = field(default_factory=dict)
     after: Mapping[str, Cost] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def byte_unit(self) -> float:
+        """What sizes are shown in: megabytes, or kilobytes where no layer has a tenth of one."""
+        return 1e6 if max((layer.cost.bytes for layer in self.layers), default=10**6) >= 1e5 else 1e3
 
 
 def figures(view: View) -> Figures:
@@ -93,7 +99,8 @@ class Column:
         tip: what it means.
         value: of a layer; numbers sort as numbers, None comes last.
         text: a value as it is shown.
-        unit: what 1 in the header's unit is, in the value's own unit (1e6 for MB over bytes).
+        unit: what 1 in the header's unit is, in the value's own unit (1e6 for millions of MACs);
+            0 for bytes, whose unit goes with the model.
         numeric: right-aligned, and compared as a number.
         aliases: other words for it in the filter language.
         heat: how values become colours; '' = the graph cannot be coloured by it.
@@ -205,7 +212,7 @@ COLUMNS: tuple[Column, ...] = (
         aliases=("parameters",), heat="linear", words="Parameters",
     ),
     Column(
-        "size", "MB", "Weight bytes in the file, in millions", lambda x, _: x.cost.bytes, _number(1e6), 1e6,
+        "size", "MB", "Weight bytes in the file", lambda x, _: x.cost.bytes, _number(), 0,
         aliases=("mb", "bytes"), heat="linear", width=66, words="Size (MB)",
     ),
     Column(
@@ -224,12 +231,12 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column("treatment", "Treatment", "What the layer is to get; click to change", treatment_text, numeric=False, width=140),
     Column(
-        "after", "MB after", "Weight bytes after the staged treatments, predicted", bytes_after, _number(1e6), 1e6,
+        "after", "MB after", "Weight bytes after the staged treatments, predicted", bytes_after, _number(), 0,
         heat="linear", width=78, words="Size after (MB)",
     ),
     Column(
-        "activations", "Act. MB", "Bytes of the output of one run, in millions", lambda x, _: x.cost.activation_bytes,
-        _number(1e6), 1e6, aliases=("activation",), heat="linear", shown=False, words="Activations (MB)",
+        "activations", "Act. MB", "Bytes of the output of one run", lambda x, _: x.cost.activation_bytes,
+        _number(), 0, aliases=("activation",), heat="linear", shown=False, words="Activations (MB)",
     ),
     Column(
         "share", "Share %", "Share of the model's weight bytes", lambda x, _: x.share, _percent, 0.01,
@@ -251,17 +258,29 @@ BY_ID: Mapping[str, Column] = {column.id: column for column in COLUMNS}
 COLOR_COLUMNS: tuple[Column, ...] = tuple(column for column in COLUMNS if column.heat)
 
 
+def unit_of(column: Column, known: Figures) -> float:
+    """What 1 in the header's unit is, in the value's own unit."""
+    return column.unit or known.byte_unit
+
+
+def shown_as(column: Column, value: Value, known: Figures) -> str:
+    """A value as the table shows it, without its unit."""
+    return column.text(value) if column.unit else _number(known.byte_unit)(value)
+
+
 def column_title(column: Column, known: Figures) -> str:
-    """The header's words; the sensitivity says to what."""
-    return _scanned(column.title, column, known)
+    """The header's words: with the unit of bytes, and to what the sensitivity is."""
+    return _named(column.title, column, known)
 
 
 def column_label(column: Column, known: Figures) -> str:
-    """The words of a legend; the sensitivity says to what."""
-    return _scanned(column.label, column, known)
+    """The words of a legend."""
+    return _named(column.label, column, known)
 
 
-def _scanned(words: str, column: Column, known: Figures) -> str:
+def _named(words: str, column: Column, known: Figures) -> str:
+    if not column.unit and known.byte_unit < 1e6:
+        return words.replace("MB", "kB")
     return f"{words} ({known.scanned})" if column.id == "sensitivity" and known.scanned else words
 
 
@@ -296,10 +315,10 @@ def heat(column: Column, known: Figures) -> Heat:
         return Heat(
             column,
             {name: log_share(v, top) for name, v in numbers.items()},
-            "≤ " + column.text(top / 10**DECADES),
-            column.text(top),
+            "≤ " + shown_as(column, top / 10**DECADES, known),
+            shown_as(column, top, known),
         )
-    return Heat(column, {name: v / top for name, v in numbers.items()}, "0", column.text(top))
+    return Heat(column, {name: v / top for name, v in numbers.items()}, "0", shown_as(column, top, known))
 
 
 def log_share(value: float, top: float) -> float:
@@ -333,10 +352,10 @@ def summary(known: Figures, selected: Iterable[str]) -> str:
     """'3 of 21 selected · 9.4 MB · 41 % of latency'; the count of all layers when nothing is selected."""
     names = set(selected)
     rows = [layer for layer in known.layers if layer.name in names]
-    size = _number(1e6)(float(sum(layer.cost.bytes for layer in rows or known.layers)))
+    size = file_size(sum(layer.cost.bytes for layer in rows or known.layers))
     if not rows:
         count = len(known.layers)
-        return f"{count} layer{'' if count == 1 else 's'} · {size} MB" if count else ""
-    words = f"{len(rows)} of {len(known.layers)} selected · {size} MB"
+        return f"{count} layer{'' if count == 1 else 's'} · {size}" if count else ""
+    words = f"{len(rows)} of {len(known.layers)} selected · {size}"
     shares = [known.times[layer.name].share for layer in rows if layer.name in known.times]
     return f"{words} · {sum(shares) * 100:.0f} % of latency" if shares else words

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable
 from fnmatch import fnmatchcase
@@ -15,7 +16,7 @@ from typing import TypeAlias
 
 from studio.base.errors import StudioError
 from studio.base.units import parse_count
-from studio.gui.figures import BY_ID, COLUMNS, Column, Figures
+from studio.gui.figures import BY_ID, COLUMNS, Column, Figures, shown_as, unit_of
 from studio.records.model import Layer
 
 Rule: TypeAlias = Callable[[Layer, Figures], bool]
@@ -23,6 +24,13 @@ Rule: TypeAlias = Callable[[Layer, Figures], bool]
 _TOKEN = re.compile(r'(-?)(?:([A-Za-z_]*)(>=|<=|>|<|=|:))?("[^"]*"?|\S+)')
 _SEARCHED = tuple(BY_ID[name] for name in ("layer", "op", "weight", "dtype", "precision", "treatment"))
 _FIELDS: dict[str, Column] = {word: column for column in COLUMNS for word in (column.id, *column.aliases)}
+_SIGNS: dict[str, Callable[[float, float], bool]] = {
+    ">": operator.gt,
+    ">=": operator.ge,
+    "<": operator.lt,
+    "<=": operator.le,
+    "=": lambda value, limit: abs(value - limit) <= 1e-9 * max(abs(value), abs(limit)),
+}
 # Shown beside the field; the whole language in one breath.
 HELP = (
     "Words are found in name, op, shape and treatment.\n"
@@ -73,7 +81,7 @@ def _any_of(word: str) -> Rule:
 
 def _in_column(column: Column, word: str) -> Rule:
     found = _finder(word)
-    return lambda layer, known: found(column.text(column.value(layer, known)))
+    return lambda layer, known: found(shown_as(column, column.value(layer, known), known))
 
 
 def _finder(word: str) -> Callable[[str], bool]:
@@ -92,18 +100,12 @@ def _compare(column: Column, sign: str, word: str) -> Rule:
     if not column.numeric:
         raise StudioError(f"'{column.id}' is no number", "", f"Write {column.id}:{word} to look for words")
     limit = parse_count(word)
-    if re.fullmatch(r"[+-]?\d*\.?\d+(e[+-]?\d+)?", word.lower()):
-        limit *= column.unit
-    holds: Callable[[float], bool] = {
-        ">": lambda v: v > limit,
-        ">=": lambda v: v >= limit,
-        "<": lambda v: v < limit,
-        "<=": lambda v: v <= limit,
-        "=": lambda v: abs(v - limit) <= 1e-9 * max(abs(v), abs(limit)),
-    }[sign]
+    in_header_unit = bool(re.fullmatch(r"[+-]?\d*\.?\d+(e[+-]?\d+)?", word.lower()))
+    holds = _SIGNS[sign]
 
     def rule(layer: Layer, known: Figures) -> bool:
         value = column.value(layer, known)
-        return isinstance(value, int | float) and holds(value)
+        scale = unit_of(column, known) if in_header_unit else 1.0
+        return isinstance(value, int | float) and holds(value, limit * scale)
 
     return rule

@@ -14,7 +14,7 @@ from typing import Any
 
 from PySide6.QtCore import QAbstractTableModel, QModelIndex, QObject, QPersistentModelIndex, Qt
 
-from studio.gui.figures import COLUMNS, Column, Figures, Value, column_title, heat
+from studio.gui.figures import COLUMNS, Column, Figures, Value, column_title, heat, shown_as
 from studio.records.model import Layer
 
 Index = QModelIndex | QPersistentModelIndex
@@ -106,7 +106,7 @@ class LayerModel(QAbstractTableModel):
         """A cell's words, alignment or tooltip."""
         column, layer = COLUMNS[index.column()], self.layer(index.row())
         if role in {Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.AccessibleTextRole}:
-            return column.text(column.value(layer, self._known))
+            return shown_as(column, column.value(layer, self._known), self._known)
         if role == Qt.ItemDataRole.TextAlignmentRole:
             return _RIGHT if column.numeric and column.id != "sensitivity" else _LEFT
         if role == Qt.ItemDataRole.ToolTipRole:

@@ -57,19 +57,22 @@ class PlotBox(QWidget):
 
     # ------------------------------------------------------------ for subclasses
 
-    def set_axes(self, x: tuple[float, float], y: tuple[float, float], *, whole_x: bool = False) -> None:
+    def set_axes(
+        self, x: tuple[float, float], y: tuple[float, float], *, whole_x: bool = False, most: float = math.inf
+    ) -> None:
         """Set both axes to ranges, with round ticks inside.
 
         Args:
             x: least and greatest value to be seen.
             y: likewise.
             whole_x: only whole numbers stand below.
+            most: no number above this stands at the left.
         """
         xs = round_ticks(*x, most=5, whole=whole_x)
         if whole_x and x[1] - xs[-1] >= (xs[1] - xs[0] if len(xs) > 1 else 1) * 0.4:
             xs = (*xs, x[1])  # the end has a number of its own
-        ys = round_ticks(*y, most=4)
-        wanted = (*x, min(y[0], ys[0]), max(y[1], ys[-1]))
+        ys = tuple(value for value in round_ticks(*y, most=4) if value <= most)
+        wanted = (*x, *y)
         if (wanted, (xs, ys)) == (self._axes, self._ticks):
             return
         self._axes, self._ticks = wanted, (xs, ys)
@@ -78,6 +81,13 @@ class PlotBox(QWidget):
         for side, ticks in (("bottom", xs), ("left", ys)):
             self.area.getAxis(side).setTicks([[(value, tick_words(value, ticks)) for value in ticks]])
         self._draw_grid()
+
+    def set_title(self, title: str) -> None:
+        """Another title: units go with the model."""
+        if title.upper() != self._title.text():
+            self._title.setText(title.upper())
+            self.setAccessibleName(title)
+            self.view.setAccessibleName(title)
 
     def show_plot(self, shown: bool) -> None:
         """Show the plot, or what will appear here."""

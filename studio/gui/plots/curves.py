@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from PySide6.QtWidgets import QWidget
 from studio.app.project import Project
 from studio.app.session import Session
 from studio.app.view import Live, View
+from studio.base.units import file_size
 from studio.gui.plots.base import PlotBox
 from studio.gui.selection import Selection
 from studio.gui.theme import Theme
@@ -179,32 +181,49 @@ class SizePlot(CurvePlot):
     def __init__(
         self, session: Session, selection: Selection, theme: Theme, parent: QWidget | None = None
     ) -> None:
+        self._scale = 1e6
         words = "Size after every layer: choose treatments, and what they will do is drawn here."
         super().__init__(session, selection, theme, "Size (MB)", words, parent)
 
     def read(self, view: View) -> Curve:
-        """Weight megabytes."""
+        """Weight bytes in the unit of the title."""
         project = view.project
         original = _weights(project, original=True)
+        self._scale, unit = (1e3, "kB") if original is not None and original < 1e6 else (1e6, "MB")
+        self.set_title(f"Size ({unit})")
         live = _running_or_staged(view)
         if live is not None:
-            done = ((0.0, live.start_bytes / 1e6), *((float(x), b / 1e6) for x, b in live.sizes))
-            end = self.promised(live)
-            predicted = (float(live.total), end) if end is not None and done[-1][0] < live.total else None
-            return Curve(done, (), predicted if live.running else None, original, live.total, live.running)
+            points = ((0, live.start_bytes), *live.sizes)
+            end = self.promised(live) if live.running and points[-1][0] < live.total else None
+            return self._scaled(points, (live.total, end), original, live.running)
         now, end = _weights(project), self.predicted_end(view)
         if now is None or end is None:
             return Curve()
-        total = _steps(view) or 1
-        return Curve(((0.0, now),), (), (float(total), end), original, total)
+        return self._scaled(((0, now),), (_steps(view) or 1, end), original)
+
+    def _scaled(
+        self,
+        points: Sequence[tuple[int, float]],
+        end: tuple[int, float | None],
+        original: float | None,
+        running: bool = False,
+    ) -> Curve:
+        total, at_end = end
+        return Curve(
+            done=tuple((float(x), size / self._scale) for x, size in points),
+            predicted=None if at_end is None else (float(total), at_end / self._scale),
+            original=None if original is None else original / self._scale,
+            total=total,
+            running=running,
+        )
 
     def predicted_end(self, view: View) -> float | None:
-        """Of the staged treatments."""
-        return view.predicted.bytes / 1e6 if view.predicted is not None and view.plans else None
+        """Bytes once the staged treatments are carried out."""
+        return view.predicted.bytes if view.predicted is not None and view.plans else None
 
     def words(self, value: float) -> str:
-        """Megabytes."""
-        return f"{value:.3g} MB"
+        """With its unit."""
+        return file_size(value * self._scale)
 
 
 class LatencyPlot(CurvePlot):
@@ -238,9 +257,9 @@ class LatencyPlot(CurvePlot):
         return f"{value:.3g} ms"
 
 
-def _weights(project: Project | None, *, original: bool = False) -> float | None:
+def _weights(project: Project | None, *, original: bool = False) -> int | None:
     version = None if project is None else project.original if original else project.current
-    return version.info.cost.bytes / 1e6 if version is not None and version.info is not None else None
+    return version.info.cost.bytes if version is not None and version.info is not None else None
 
 
 def _original_ms(project: Project | None) -> float | None:

@@ -170,7 +170,7 @@ class TradeOffPlot(PlotBox):
         if not points:
             return
         xs, ys = [p.ms for p in points], [p.quality for p in points]
-        self.set_axes(_with_room(xs), _with_room(ys))
+        self.set_axes(_with_room(xs), _with_room(ys), most=100 if quality.unit == "%" else math.inf)
         self._draw()
         self.view.setAccessibleDescription("; ".join(p.words for p in points))
 

@@ -16,6 +16,7 @@ from studio.gui.figures import (
     heat,
     log_share,
     same_figures,
+    shown_as,
     summary,
     treatment_text,
 )
@@ -59,7 +60,16 @@ def test_every_column_reads_every_layer() -> None:
 )
 def test_megabytes_have_decimals_as_they_need(count: int, words: str) -> None:
     one = layer("a", cost=Cost(parameters=count, bytes=count))
-    assert BY_ID["size"].text(BY_ID["size"].value(one, Figures())) == words
+    size = BY_ID["size"]
+    assert shown_as(size, size.value(one, Figures()), Figures()) == words
+
+
+def test_small_models_are_shown_in_kilobytes() -> None:
+    known = Figures(layers=(layer("a", cost=Cost(bytes=640)), layer("b", cost=Cost(bytes=36_000))))
+    size = BY_ID["size"]
+    assert column_title(size, known) == "kB"
+    assert column_title(BY_ID["after"], known) == "kB after"
+    assert [shown_as(size, size.value(one, known), known) for one in known.layers] == ["0.64", "36.0"]
 
 
 def test_what_is_not_known_is_a_dash_and_has_no_colour() -> None:

@@ -8,6 +8,7 @@ from support.canned import busy_view, layer, resnet_layers
 from studio.base.errors import StudioError
 from studio.gui.figures import Figures, figures
 from studio.gui.layer_table.filters import parse
+from studio.records.model import Cost
 
 
 def kept(text: str, known: Figures | None = None) -> list[str]:
@@ -29,6 +30,11 @@ def test_a_field_compares_in_the_unit_of_its_header_or_in_the_unit_given() -> No
     assert set(kept("size<=1MB")) | set(kept("size>1MB")) == set(everything)
     assert kept("params>10k") == kept("params>10000")
     assert kept("latency>5") == kept("latency>5%") == kept("latency>0.05e2")
+
+
+def test_a_number_alone_is_in_kilobytes_where_the_header_is() -> None:
+    known = Figures(layers=(layer("a", cost=Cost(bytes=640)), layer("b", cost=Cost(bytes=36_000))))
+    assert kept("size>1", known) == kept("size>1kB", known) == kept("size>1000B", known) == ["b"]
 
 
 def test_rules_combine_and_turn_round() -> None:
