@@ -103,9 +103,28 @@ class QuantizeDynamic(Settings, frozen=True, kw_only=True, tag="quantize_dynamic
         "8-bit weights; activation ranges are taken anew at every run. Suits transformers."
     )
 
+    form: Annotated[
+        Literal["auto", "integer", "blocks"],
+        Meta(
+            title="Form",
+            description="Integer products are standard ONNX with one range for all activations of a run; in blocks "
+            "(MatMulNBits) every row has ranges of its own, which answers better.",
+            extra_json_schema={
+                "choices": {"auto": "Automatic", "integer": "Integer products", "blocks": "MatMulNBits"}
+            },
+        ),
+    ] = "auto"
     per_channel: Annotated[bool, Meta(title="Per channel", description="One scale per output channel.")] = (
         True
     )
+    convolutions: Annotated[
+        bool,
+        Meta(
+            title="Convolutions too",
+            description="onnxruntime runs them four to eight times slower than in float.",
+            extra_json_schema={"advanced": True},
+        ),
+    ] = False
 
     @property
     def chip(self) -> str:
@@ -327,8 +346,54 @@ class PruneChannels(Settings, frozen=True, kw_only=True, tag="prune_channels"):
         return f"−{self.ratio:.0%} channels".replace("%", " %")
 
 
+class Factorize(Settings, frozen=True, kw_only=True, tag="factorize"):
+    """Low-rank factorisation."""
+
+    slot: ClassVar[Slot] = "factorize"
+    title: ClassVar[str] = "Factorise"
+    summary: ClassVar[str] = (
+        "Replaces a weight matrix by the product of two thin ones. With calibration data it keeps what the "
+        "outputs depend on; layers that would not get smaller are left whole."
+    )
+
+    params: Annotated[
+        float,
+        Meta(
+            gt=0,
+            lt=1,
+            title="Parameters kept",
+            description="Share of the chosen layers' weights that is left.",
+            extra_json_schema={"unit": "share"},
+        ),
+    ] = 0.7
+    spread: Annotated[
+        Literal["sensitive", "even"],
+        Meta(
+            title="Spread",
+            description="How the budget is shared out among the layers.",
+            extra_json_schema={
+                "choices": {"sensitive": "By what each can spare", "even": "The same share everywhere"}
+            },
+        ),
+    ] = "sensitive"
+    data_aware: Annotated[
+        bool,
+        Meta(
+            title="Use calibration data",
+            description="Keep the directions that the activations use and the outputs feel, not the largest weights.",
+        ),
+    ] = True
+
+    @property
+    def chip(self) -> str:
+        """See `Settings.chip`."""
+        return f"Rank, {self.params:.0%} weights".replace("%", " %")
+
+
 # Every technique's settings: the one list that recipes, forms and the command line read.
-AnySettings: TypeAlias = Fp16 | QuantizeWeights | QuantizeDynamic | QuantizeStatic | Sparsify | PruneChannels
+AnySettings: TypeAlias = (
+    Fp16 | QuantizeWeights | QuantizeDynamic | QuantizeStatic | Sparsify | PruneChannels | Factorize
+)
 SETTINGS: tuple[type[Settings], ...] = (
     Fp16,
     QuantizeWeights,
@@ -336,6 +401,7 @@ SETTINGS: tuple[type[Settings], ...] = (
     QuantizeStatic,
     Sparsify,
     PruneChannels,
+    Factorize,
 )
 
 

@@ -24,6 +24,10 @@ def find(settings: steps.Settings) -> Technique:
             from studio.engine.techniques.quantize_weights import WeightOnly
 
             return WeightOnly()
+        case steps.QuantizeDynamic():
+            from studio.engine.techniques.quantize_dynamic import DynamicInt8
+
+            return DynamicInt8()
         case steps.QuantizeStatic():
             from studio.engine.techniques.quantize_static import StaticInt8
 
