@@ -5,6 +5,7 @@ of the model in which nothing but trained weights has changed.
 """
 
 from studio.engine.trainable.module import Frozen, GraphModule, Weight, unsupported
+from studio.engine.trainable.probe import gradients
 from studio.engine.trainable.writeback import write_back
 
-__all__ = ["Frozen", "GraphModule", "Weight", "unsupported", "write_back"]
+__all__ = ["Frozen", "GraphModule", "Weight", "gradients", "unsupported", "write_back"]

@@ -1,0 +1,107 @@
+"""Low-rank factorisation keeps what the outputs depend on, and says what it leaves whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto
+from support.nets import Net
+
+from studio.base.progress import Progress
+from studio.engine import execute, graph
+from studio.engine.dataset import Dataset, open_data
+from studio.engine.graph import Model
+from studio.engine.layers import Listing, list_layers
+from studio.engine.planning import plan_step
+from studio.engine.techniques import find
+from studio.engine.techniques.contract import Context
+from studio.engine.techniques.spectra import _of_weights
+from studio.records.measure import DataSpec
+from studio.records.steps import Factorize, Step
+
+RNG = np.random.default_rng(3)
+
+
+@given(st.integers(2, 9), st.integers(2, 9), st.integers(0, 10_000), st.data())
+@settings(deadline=None, max_examples=40)
+def test_without_data_the_error_is_that_of_eckart_and_young(
+    rows: int, columns: int, seed: int, data: st.DataObject
+) -> None:
+    matrix = np.random.default_rng(seed).normal(size=(rows, columns))
+    rank = data.draw(st.integers(1, min(rows, columns)))
+    spectrum = _of_weights(matrix)
+    left, right, offset = spectrum.factors(rank, matrix)
+    assert offset is None
+    error = np.linalg.norm(matrix - left @ right) ** 2 / np.linalg.norm(matrix) ** 2
+    assert error == pytest.approx(spectrum.tail[rank], abs=1e-9)
+    assert np.linalg.norm(right, axis=1) == pytest.approx(np.linalg.norm(left, axis=0))
+
+
+def mlp(folder: Path) -> tuple[Listing, Dataset]:
+    """16 → 24 → 24 → 5 on inputs that use only four directions, and a layer that nothing can factorise."""
+    net = Net(seed=1)
+    net.add("MatMul", ["x", net.weight("w1", 16, 24)], "h1")
+    net.add("Add", ["h1", net.weight("b1", 24)], "a1")
+    net.add("Relu", ["a1"], "r1")
+    net.add("Gemm", ["r1", net.weight("w2", 24, 24)], "h2", transB=1)
+    net.add("Relu", ["h2"], "r2")
+    net.add("Gemm", ["r2", net.weight("w3", 24, 5), net.weight("b3", 5)], "y")
+    proto = net.build({"x": (TensorProto.FLOAT, ["N", 16])}, {"y": (TensorProto.FLOAT, ["N", 5])})
+    path = folder / "mlp.onnx"
+    path.write_bytes(proto.SerializeToString())
+    listing = list_layers(graph.load(path))
+    x = (RNG.normal(size=(256, 4)) @ RNG.normal(size=(4, 16)) + 1).astype(np.float32)
+    np.savez(folder / "x.npz", x=x)
+    return listing, open_data(DataSpec(path=str(folder / "x.npz")), listing.inputs, dict(listing.input_sizes))
+
+
+def error(listing: Listing, model: Model, data: Dataset) -> float:
+    wanted = np.concatenate([o[0] for o in execute.outputs(listing.model, data.feeds(), Progress())])
+    got = np.concatenate([o[0] for o in execute.outputs(model, data.feeds(), Progress())])
+    return float(np.square(wanted - got).mean() / wanted.var())
+
+
+def factorised(listing: Listing, data: Dataset | None, how: Factorize) -> tuple[Model, list[str]]:
+    context = Context(calibration=data)
+    plan = plan_step(listing, Step(settings=how), context)
+    model = find(how).apply(listing, plan, context)
+    assert list_layers(model, dict(listing.input_sizes)).cost == plan.after
+    return model, [a.layer for a in plan.actions]
+
+
+def test_with_data_it_keeps_the_directions_that_the_inputs_use(tmp_path: Path) -> None:
+    listing, data = mlp(tmp_path)
+    aware, treated = factorised(listing, data, Factorize(params=0.5, spread="even"))
+    blind, _ = factorised(listing, data, Factorize(params=0.5, spread="even", data_aware=False))
+    assert len(treated) == 3
+    assert error(listing, aware, data) < 0.6 * error(listing, blind, data)
+
+
+def test_a_sensitive_budget_is_kept_and_beats_an_even_one(tmp_path: Path) -> None:
+    listing, data = mlp(tmp_path)
+    sensitive, _ = factorised(listing, data, Factorize(params=0.6))
+    even, _ = factorised(listing, data, Factorize(params=0.6, spread="even"))
+    whole = sum(layer.cost.parameters for layer in listing.layers)
+    assert list_layers(sensitive).cost.parameters <= 0.6 * whole + 64
+    assert error(listing, sensitive, data) <= error(listing, even, data) * 1.05
+
+
+def test_what_would_not_get_smaller_is_left_whole_with_a_reason(tmp_path: Path) -> None:
+    listing, data = mlp(tmp_path)
+    plan = plan_step(listing, Step(settings=Factorize(params=0.99)), Context(calibration=data))
+    assert all("left whole" in r.reason for r in plan.refusals)
+    assert plan.refusals
+    assert plan.after.parameters <= plan.before.parameters
+
+
+def test_names_of_the_models_own_values_survive(tmp_path: Path) -> None:
+    listing, data = mlp(tmp_path)
+    model, treated = factorised(listing, data, Factorize(params=0.4))
+    kept = {v.name for n in graph.nodes(model) for v in n.outputs}
+    assert kept >= {v.name for n in graph.nodes(listing.model) for v in n.outputs}
+    names = [layer.name for layer in list_layers(model).layers]
+    assert all(f"{name}_low" in names for name in treated)
