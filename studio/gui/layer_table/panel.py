@@ -70,6 +70,10 @@ class LayerTable(QWidget):
         """The layers on screen, in their order."""
         return tuple(self._model.shown())
 
+    def summary_words(self) -> str:
+        """What stands at the right: counts and sums, or what is wrong with the filter."""
+        return self._summary.whole
+
     def copy_csv(self, *, everything: bool = False) -> None:
         """Copy the selected rows (or all shown) with the columns on screen."""
         rows = range(self._model.rowCount())
