@@ -288,6 +288,10 @@ class Overview(Canvas):
             return None
         return self._boxes[indices[0]].center() * self._zoom + self._origin
 
+    def layers_drawn(self) -> tuple[str, ...]:
+        """Layers that have a place, in no order."""
+        return tuple(self._of_layer) if self._boxes else ()
+
     def _bring_into_sight(self, box: QRectF) -> None:
         seen = self._scene_rect()
         margin = min(seen.width(), seen.height()) * 0.08
