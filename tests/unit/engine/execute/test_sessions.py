@@ -1,0 +1,78 @@
+"""Sessions: what they accept, and how their errors read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from support import nets
+
+from studio.base.errors import StudioError
+from studio.engine.execute import run, session
+from studio.engine.execute import sessions as sessions_module
+from studio.engine.graph import Model, load
+
+IMAGE = np.zeros((2, 3, 16, 16), np.float32)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    onnx.save(nets.cnn(), tmp_path / "cnn.onnx")
+    return tmp_path / "cnn.onnx"
+
+
+def test_a_model_a_path_and_bytes_run_alike(path: Path) -> None:
+    answers = [run(session(form), {"image": IMAGE})[0] for form in (load(path), path, path.read_bytes())]
+    assert all(np.array_equal(answers[0], other) for other in answers)
+
+
+def test_a_model_too_large_for_bytes_goes_through_a_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions_module, "_MAX_INLINE_BYTES", 0)
+    assert run(session(load(path)), {"image": IMAGE})[0].shape == (2, 10)
+
+
+def test_optimization_may_be_switched_off(path: Path) -> None:
+    plain = run(session(path, optimize="off"), {"image": IMAGE})[0]
+    assert np.allclose(plain, run(session(path), {"image": IMAGE})[0], atol=1e-5)
+
+
+def test_samples_fit_a_model_of_another_precision() -> None:
+    half = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float16[N, 2] x) => (float16[N, 2] y) { y = Neg (x) }'
+    )
+    sess = session(Model(ir.from_proto(half)))
+    answer = run(sess, {"x": np.ones((1, 2), np.float32), "not an input": IMAGE})[0]
+    assert answer.dtype == np.float16
+
+
+def test_no_model_is_told() -> None:
+    with pytest.raises(StudioError, match="onnxruntime cannot load this model"):
+        session(b"no model")
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(StudioError, match="onnxruntime cannot load this model"):
+        session(tmp_path / "nowhere.onnx")
+
+
+def test_a_feed_of_the_wrong_rank_is_told_in_one_sentence(path: Path) -> None:
+    with pytest.raises(StudioError, match="Invalid rank for input: image") as caught:
+        run(session(path), {"image": IMAGE[0]})
+    assert "\n" not in caught.value.sentence
+    assert caught.value.details
+
+
+def test_a_missing_input_is_told(path: Path) -> None:
+    with pytest.raises(StudioError, match="onnxruntime cannot run this model"):
+        run(session(path), {})
+
+
+def test_an_operator_that_fails_is_told(path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["": 17]>
+    g (float[N] x, int64[1] i) => (float[1] y) { y = Gather (x, i) }"""
+    sess = session(Model(ir.from_proto(onnx.parser.parse_model(text))))
+    with pytest.raises(StudioError, match="cannot run this model"):
+        run(sess, {"x": np.zeros(2, np.float32), "i": np.array([9])})
