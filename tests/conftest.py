@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -44,3 +44,15 @@ def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
         (home / folder).mkdir(exist_ok=True)
         monkeypatch.setenv(name, str(home / folder))
     yield home
+
+
+@pytest.fixture(scope="session")
+def qapp_cls() -> Callable[[list[str]], object]:
+    """The application as the studio makes it: the scheme of the graph view is registered before it."""
+
+    def make(_arguments: list[str]) -> object:
+        from studio.gui.app import make_application
+
+        return make_application()
+
+    return make

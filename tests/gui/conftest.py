@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,18 +20,6 @@ from tests.support.canned import FakeSession
 
 WORKER = [sys.executable, str(Path(__file__).resolve().parents[1] / "support" / "fake_worker.py")]
 THREE = ("stem", "body", "head")  # the layers of the model that those workers know
-
-
-@pytest.fixture(scope="session")
-def qapp_cls() -> Callable[[list[str]], QApplication]:
-    """The application as the studio makes it: the scheme of the graph view is registered first."""
-
-    def make(_arguments: list[str]) -> QApplication:
-        from studio.gui.app import make_application
-
-        return make_application()
-
-    return make
 
 
 @pytest.fixture
