@@ -35,6 +35,7 @@ class Atoms:
         self._product = np.zeros(1024, bool)
         self._parts: dict[int, tuple[int, ...]] = {}
         self._interned: dict[tuple[int, ...], int] = {}
+        self._expanded: dict[int, list[int]] = {}  # of product roots, until the next statement
         self.reasons: list[str] = ["", "never removed"]
         self.count = 1
         self._reason[NEVER] = 1
@@ -113,10 +114,13 @@ class Atoms:
     def _expand(self, root: int) -> list[int]:
         if not self._product[root]:
             return [] if self._reason[root] else [root]
-        found: set[int] = set()
-        for part in self.roots(np.array(self._parts[root])).tolist():
-            found.update(self._expand(part))
-        return sorted(found)
+        known = self._expanded.get(root)
+        if known is None:
+            found: set[int] = set()
+            for part in self.roots(np.array(self._parts[root])).tolist():
+                found.update(self._expand(part))
+            known = self._expanded[root] = sorted(found)
+        return known
 
     def reason(self, atom: int) -> str:
         """Why an atom is never removed; '' when it may be. A product is as fixed as all of its parts."""
@@ -137,6 +141,7 @@ class Atoms:
         if reason not in self.reasons:
             self.reasons.append(reason)
         index = self.reasons.index(reason)
+        self._expanded.clear()
         pending = np.unique(self.roots(atoms))
         while len(pending):
             products = pending[self._product[pending]]
@@ -160,6 +165,7 @@ class Atoms:
         self._union(ra, rb)
 
     def _union(self, a: Axis, b: Axis) -> None:
+        self._expanded.clear()
         products = self._product[a] | self._product[b]
         for x, y in zip(a[products].tolist(), b[products].tolist(), strict=True):
             self._union_product(x, y)
@@ -192,6 +198,7 @@ class Atoms:
             self.fix(np.array([product]), _MIXED)
             return
         self._parent[plain] = product
+        self._expanded.clear()
         if why:
             self.fix(np.array([product]), self.reasons[why])
 

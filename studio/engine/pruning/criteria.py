@@ -124,13 +124,17 @@ def _order(scores: Array) -> Order:
 
 
 def by_data(
-    grouping: Grouping, moments: Mapping[str, Array], criterion: str, fallback: Mapping[str, Order]
+    grouping: Grouping,
+    moments: Mapping[str, Array],
+    criterion: str,
+    fallback: Mapping[str, Order],
+    limits: Mapping[str, int],
 ) -> dict[str, Order]:
     """Orders from the second moments of what reads the channels; groups that no such layer reads fall back.
 
     'activation': Σ ‖W_j‖² E[x_j²] over a channel's columns. 'obs': the error that is left when the other
     columns make up for it, channel after channel with H⁻¹ and W brought up to date:
-    tr(W_c (H⁻¹_cc)⁻¹ W_cᵀ).
+    tr(W_c (H⁻¹_cc)⁻¹ W_cᵀ). `limits` says how many channels of a group can go at most.
 
     Sources: Sun et al., Wanda, 2023; Hassibi & Stork, Optimal Brain Surgeon, 1993; Kurtic et al., ZipLM,
     2023, section 3.1 (structures).
@@ -150,20 +154,26 @@ def by_data(
                 sum(_energy(consumer.weight[0], h)[columns].sum(axis=1) for consumer, h, columns in readers)
             )
         else:
-            found[group.record.name] = eliminate([(c.weight[0], h, columns) for c, h, columns in readers])
+            limit = limits.get(group.record.name, 0)
+            found[group.record.name] = eliminate(
+                [(c.weight[0], h, columns) for c, h, columns in readers], limit
+            )
     return found
 
 
 def _columns_of(trace: Trace, group: ChannelGroup, consumer: Consumer) -> Array | None:
     """Matrix columns of every channel of a group: (width, columns per channel); None when it reads none."""
     parts = trace.atoms.parts(consumer.reading.labels)
-    where = [np.flatnonzero((parts == atom).any(axis=1)) for atom in group.atoms]
+    index = {atom: k for k, atom in enumerate(group.atoms.tolist())}
+    where: list[list[int]] = [[] for _ in index]
+    for row, column in zip(*np.nonzero(np.isin(parts, group.atoms)), strict=True):
+        where[index[int(parts[row, column])]].append(int(row))
     counts = {len(w) for w in where}
     if counts == {0} or len(counts) != 1:
         return None
-    channels = np.stack(where)  # (width, channels)
+    channels = np.array(where)  # (width, channels)
     taps = np.arange(consumer.view.taps) * len(consumer.reading.labels)
-    return (taps[None, :, None] + channels[:, None, :]).reshape(len(channels), -1)
+    return np.asarray((taps[None, :, None] + channels[:, None, :]).reshape(len(channels), -1))
 
 
 def _energy(w: Array, h: Array) -> Array:
@@ -172,11 +182,12 @@ def _energy(w: Array, h: Array) -> Array:
     return np.asarray(np.square(w).sum(axis=0) * np.diag(h) / power)
 
 
-def eliminate(readers: list[tuple[Array, Array, Array]], steps: int = 48) -> Order:
+def eliminate(readers: list[tuple[Array, Array, Array]], limit: int, steps: int = 48) -> Order:
     """Remove channels a few at a time, always those that cost least with the others making up for them.
 
     Args:
         readers: of every layer that reads the group: W (rows, cols), H (cols, cols), columns (width, per channel).
+        limit: after so many the order is that of the last round, which nobody asks for.
         steps: in about how many rounds; a round brings W and H⁻¹ up to date.
     """
     width = len(readers[0][2])
@@ -190,6 +201,8 @@ def eliminate(readers: list[tuple[Array, Array, Array]], steps: int = 48) -> Ord
     error = [0.0]
     chunk = max(1, width // steps)
     while len(left):
+        if len(order) >= limit:
+            chunk = len(left)
         scores = np.zeros(len(left))
         for w, inverse, columns in states:
             scores += _structure_errors(w, inverse, columns[left])
@@ -197,7 +210,7 @@ def eliminate(readers: list[tuple[Array, Array, Array]], steps: int = 48) -> Ord
         for k in gone:
             order.append(int(left[k]))
             error.append(error[-1] + float(scores[k]))
-        for state in states:
+        for state in states if len(gone) < len(left) else ():
             _remove(state, state[2][left[gone]].reshape(-1))
         left = np.delete(left, gone)
     return Order(np.array(order), np.array(error))

@@ -18,7 +18,7 @@ import numpy.typing as npt
 Array: TypeAlias = npt.NDArray[Any]
 
 # Candidates for λ, relative to the mean diagonal of G.
-_RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+_RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
 @dataclass
@@ -94,30 +94,36 @@ def fit(halves: tuple[Moments, Moments], w0: Array, b0: Array, *, intercept: boo
     w0, b0 = w0.astype(np.float64), b0.astype(np.float64)
     ridge = 1e-2
     if first.n and second.n:
-        scores = [
-            sum(_tried(a, b, w0, b0, r, intercept=intercept) for a, b in ((first, second), (second, first)))
-            for r in _RIDGES
-        ]
+        scores = [_tried(first, second, w0, b0, r, intercept=intercept) for r in _RIDGES]
         ridge = _RIDGES[int(np.argmin(scores))]
-    w, b = _solve(total, w0, b0, ridge, intercept=intercept)
     power = max(total.yy / total.n, 1e-30)
-    before, after = total.error(w0, b0) / power, total.error(w, b) / power
+    before = total.error(w0, b0) / power
+    solved = _solve(total, w0, b0, ridge, intercept=intercept)
+    if solved is None:
+        return Fit(w0, b0, ridge, before, before)
+    w, b = solved
+    after = total.error(w, b) / power
     return Fit(w, b, ridge, after, before) if after <= before else Fit(w0, b0, ridge, before, before)
 
 
 def _tried(train: Moments, test: Moments, w0: Array, b0: Array, ridge: float, *, intercept: bool) -> float:
-    return test.error(*_solve(train, w0, b0, ridge, intercept=intercept))
+    solved = _solve(train, w0, b0, ridge, intercept=intercept)
+    return np.inf if solved is None else test.error(*solved)
 
 
-def _solve(m: Moments, w0: Array, b0: Array, ridge: float, *, intercept: bool) -> tuple[Array, Array]:
-    from scipy.linalg import cho_factor, cho_solve
+def _solve(m: Moments, w0: Array, b0: Array, ridge: float, *, intercept: bool) -> tuple[Array, Array] | None:
+    """W and b at one ridge; None where rounding makes the damped moments indefinite."""
+    from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
     g, c = m.centred(intercept=intercept)
     if not intercept:
         c = c - np.outer(b0, m.x / m.n)
     damped = g.copy()
     damped[np.diag_indices_from(damped)] += ridge * max(float(np.mean(np.diag(g))), 1e-12)
-    step = cho_solve(cho_factor(damped, lower=True, check_finite=False), (c - w0 @ g).T, check_finite=False).T
-    w = w0 + step
+    try:
+        factor = cho_factor(damped, lower=True, check_finite=False)
+    except LinAlgError:
+        return None
+    w = w0 + cho_solve(factor, (c - w0 @ g).T, check_finite=False).T
     b = (m.y - w @ m.x) / m.n if intercept else b0
     return w, b

@@ -71,12 +71,13 @@ class ChannelPruning:
         grouping = _grouping(listing, context)
         kept = _kept(plan)
         context.progress.tick(0.0, "Choosing channels")
-        orders = _orders(listing, grouping, settings, context)
-        removed = {
-            g.record.name: _first(orders[g.record.name], g.record.width - kept[g.record.name])
+        fewer = {
+            g.record.name: g.record.width - kept[g.record.name]
             for g in grouping.groups
             if g.record.name in kept
         }
+        orders = _orders(listing, grouping, settings, fewer, context)
+        removed = {name: _first(orders[name], count) for name, count in fewer.items()}
         gone = grouping.gone(removed)
         twins = cut_twins(grouping.trace, gone)
         context.progress.tick(0.3, "Verifying the cut")
@@ -174,7 +175,8 @@ def _widths(
     total = totals[resource]
     if not total:
         return {}, 1.0
-    orders = _orders(listing, grouping, settings, context)
+    limits = {g.record.name: g.record.width - 1 for g in chosen}
+    orders = _orders(listing, grouping, settings, limits, context)
     found = by_budget(
         grouping, chosen, orders, resource, share, float(total), settings.round_to, settings.minimum
     )
@@ -182,9 +184,13 @@ def _widths(
 
 
 def _orders(
-    listing: Listing, grouping: Grouping, settings: PruneChannels, context: Context
+    listing: Listing,
+    grouping: Grouping,
+    settings: PruneChannels,
+    limits: Mapping[str, int],
+    context: Context,
 ) -> dict[str, Order]:
-    """In which order the channels of every group go."""
+    """In which order the channels of every group go, at least as many as `limits` says."""
     criterion = settings.criterion
     if criterion == "auto":
         criterion = "l2" if context.calibration is None else "obs"
@@ -203,7 +209,7 @@ def _orders(
             context.progress.part(0.0, 0.2),
             context.threads,
         )
-        weights = by_data(grouping, moments, criterion, weights)
+        weights = by_data(grouping, moments, criterion, weights, limits)
     context.memo[key] = weights
     return weights
 
