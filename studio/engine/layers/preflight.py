@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+import onnx_ir as ir
+from onnx import defs
+
 from studio.base.units import file_size
 from studio.engine.graph import Model, constant, graphs, holder, is_constant_node, nodes, subgraphs
 from studio.engine.layers.find import Listing
@@ -95,9 +98,9 @@ def _not_finite(names: Sequence[str]) -> Iterator[Finding]:
 def _custom_operators(model: Model) -> Iterator[Finding]:
     known = {f[0] for f in model.ir.functions}
     counted = Counter(
-        f"{n.domain}::{n.op_type}"
+        f"{n.domain}::{n.op_type}" if n.domain else n.op_type
         for n in nodes(model)
-        if n.domain not in _STANDARD and n.domain not in _RUNTIME and n.domain not in known
+        if n.domain not in _RUNTIME and n.domain not in known and not _is_standard(n)
     )
     if counted:
         names = [f"{name} ×{count}" for name, count in counted.most_common()]
@@ -107,6 +110,12 @@ def _custom_operators(model: Model) -> Iterator[Finding]:
             what=f"Operators that plain onnxruntime does not have: {_some(names)}.",
             hint="Layers can be listed and treated, but nothing can be measured without the library that brings them.",
         )
+
+
+def _is_standard(node: ir.Node) -> bool:
+    return node.domain in _STANDARD and defs.has(
+        node.op_type, node.domain if node.domain != "ai.onnx" else ""
+    )
 
 
 def _weights_as_inputs(model: Model) -> Iterator[Finding]:
