@@ -33,13 +33,18 @@ def _print(terminal: Terminal, info: ModelInfo) -> None:
     if info.input_sizes:
         chosen = ", ".join(f"{name}={size}" for name, size in info.input_sizes)
         terminal.line(f"dynamic dimensions, sizes chosen for the figures: {chosen}")
-    terminal.line()
-    heads = ("layer", "op", "weights", "precision", "parameters", "bytes", "share", "MACs", "activations")
-    terminal.table(heads, [_row(layer) for layer in info.layers], left=4)
+    if info.layers:
+        _layers(terminal, info)
     for finding in info.findings:
         terminal.line()
         hint = f" {finding.hint}" if finding.hint else ""
         terminal.line(f"{finding.level}, {finding.subject}: {finding.what.rstrip('.')}.{hint}")
+
+
+def _layers(terminal: Terminal, info: ModelInfo) -> None:
+    terminal.line()
+    heads = ("layer", "op", "weights", "precision", "parameters", "bytes", "share", "MACs", "activations")
+    terminal.table(heads, [_row(layer) for layer in info.layers], left=4)
 
 
 def _row(layer: Layer) -> tuple[str, ...]:
