@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import onnx
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
@@ -173,3 +174,16 @@ def test_minilm_agrees_with_its_architecture(tokens: int) -> None:
 def test_stored_values_agree_with_the_cases_own_table(case_models: Path, name: str, stored: int) -> None:
     model = load(case_models / f"{name}.onnx")
     assert model_cost(model, infer_shapes(model, {}, run=False)).parameters == stored
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("vgg19", 19_632_062_464),  # 19.6 G: Simonyan & Zisserman, 2015
+        ("resnet50", 4_089_184_256),  # 4.1 G: He et al., 2016, in torchvision's form
+        ("squeezenet", 349_151_936),  # 0.35 G: SqueezeNet 1.1, 2.4 times fewer than 1.0
+    ],
+)
+def test_networks_of_the_onnx_package_have_their_published_counts(name: str, published: int) -> None:
+    model = load(Path(onnx.__file__).parent / "backend" / "test" / "data" / "light" / f"light_{name}.onnx")
+    assert model_cost(model, infer_shapes(model, {}, run=False)).macs == published
