@@ -228,7 +228,6 @@ class Studio {
         this.viewer = viewer;
         const target = document.getElementById('target');
         target.addEventListener('click', (e) => this._click(e), true);
-        target.addEventListener('dblclick', (e) => this._doubleClick(e), true);
         target.addEventListener('contextmenu', (e) => e.preventDefault(), true);
         window.addEventListener('keydown', (e) => this._key(e), true);
         window.addEventListener('resize', () => this._resized());
@@ -517,15 +516,17 @@ class Studio {
             this._mark(found.node);
         }
         this.bridge.clicked(found.key, found.path, adding);
+        const now = window.performance.now();
+        if (!adding && this._last === found.node && now - this._when < 450) {
+            this._details(found.node); // the engine's own double clicks get lost in Netron's pointer capture
+        }
+        this._last = found.node;
+        this._when = now;
     }
 
     // Netron's own side panel shows a node's attributes, inputs and outputs.
-    _doubleClick(e) {
-        const found = this._node(e);
-        if (found) {
-            e.stopPropagation();
-            this.viewer.showNodeProperties(found.node.value, 'studio');
-        }
+    _details(node) {
+        this.viewer.showNodeProperties(node.value, 'studio');
     }
 
     _key(e) {

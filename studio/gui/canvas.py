@@ -30,13 +30,15 @@ class Canvas(QWidget):
         picked: a layer was clicked, or '' for the ground; True adds to the selection.
         ready: a graph has been drawn; how many nodes.
         found: how many nodes the searched text is found in.
-        failed: it cannot go on, in words.
+        failed: this version's graph cannot be drawn, in words.
+        lost: nothing can be drawn any more, in words.
     """
 
     picked = Signal(str, bool)
     ready = Signal(int)
     found = Signal(int)
     failed = Signal(str)
+    lost = Signal(str)
 
     def open(self, version: Version) -> None:
         """Draw a version's graph."""

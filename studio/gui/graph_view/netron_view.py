@@ -114,7 +114,7 @@ class NetronView(Canvas):
         self.bridge.counted.connect(lambda _text, count: self.found.emit(count))
         self.bridge.broke.connect(self.failed)
         self.page.renderProcessTerminated.connect(lambda _status, _code: self._died())
-        self.page.loadFinished.connect(lambda ok: None if ok else self.failed.emit("its page did not load"))
+        self.page.loadFinished.connect(lambda ok: None if ok else self.lost.emit("its page did not load"))
         self._theme.changed.connect(self._recolor)
 
     # ------------------------------------------------------------ what the panel asks
@@ -216,7 +216,7 @@ class NetronView(Canvas):
 
     def _died(self) -> None:
         self._started = False
-        self.failed.emit("the web engine stopped")
+        self.lost.emit("the web engine stopped")
 
 
 def _between(a: str, b: str) -> QColor:

@@ -55,6 +55,7 @@ class GraphPanel(QWidget):
         self._overview: Overview | None = None
         self._netron: Canvas | None = None
         self._netron_lost = ""  # why Netron is not used any more
+        self._undrawable: dict[str, str] = {}  # versions that Netron could not draw, by digest, and why
         self._drawn: tuple[str, str] = ("", "")  # digest and stripped file on the canvas
         self._column = ""  # chosen by the user; '' = the first that is known
         self._direction: Direction = "horizontal"
@@ -163,7 +164,8 @@ class GraphPanel(QWidget):
     def _canvas_for(self, version: Version) -> Canvas:
         assert version.info is not None
         small = version.info.nodes <= OVERVIEW_NODES
-        if small and version.stripped and not self._netron_lost and web_engine_ready():
+        drawable = version.stripped and version.digest not in self._undrawable
+        if small and drawable and not self._netron_lost and web_engine_ready():
             return self._netron or self._make_netron()
         if self._overview is None:
             self._overview = Overview(self._theme)
@@ -174,7 +176,8 @@ class GraphPanel(QWidget):
         from studio.gui.graph_view.netron_view import NetronView
 
         self._netron = NetronView(self._theme)
-        self._netron.failed.connect(self._lose_netron)
+        self._netron.lost.connect(self._lose_netron)
+        self._netron.failed.connect(self._give_up)
         self._adopt(self._netron)
         return self._netron
 
@@ -182,6 +185,11 @@ class GraphPanel(QWidget):
         canvas.picked.connect(self._picked)
         canvas.found.connect(self.bar.show_count)
         self._stack.addWidget(canvas)
+
+    def _give_up(self, words: str) -> None:
+        """Show the version that Netron could not draw in the overview."""
+        self._undrawable[self._drawn[0]] = words
+        self._draw()
 
     def _lose_netron(self, words: str) -> None:
         """Fall back to the overview, for good: what failed once is not tried again in this window."""
@@ -247,8 +255,9 @@ class GraphPanel(QWidget):
     def _say(self, known: Figures, warmth: Heat | None) -> None:
         column = warmth.column if warmth is not None else None
         note = ""
-        if self._netron_lost and self._canvas is self._overview:
-            note = f"Overview, because {self._netron_lost}"
+        reason = self._netron_lost or self._undrawable.get(self._drawn[0], "")
+        if reason and self._canvas is self._overview:
+            note = f"Overview, because {reason}"
         elif column is not None and self._column and column.id != self._column:
             note = f"{BY_ID[self._column].label} is not known yet"
         self.bar.show_coloring(column_label(column, known) if column else "", warmth, note)
