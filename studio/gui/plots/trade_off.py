@@ -131,7 +131,7 @@ class TradeOffPlot(PlotBox):
 
         self._session = session
         self.points: tuple[Point, ...] = ()
-        self._labels: list[Any] = []
+        self.labels: list[Any] = []
         self._soon = QTimer(self, singleShot=True, interval=0)
         self._soon.timeout.connect(self._draw_labels)
         self._front: Any = pyqtgraph.PlotCurveItem()
@@ -199,9 +199,9 @@ class TradeOffPlot(PlotBox):
     def _draw_labels(self) -> None:
         import pyqtgraph
 
-        for old in self._labels:
+        for old in self.labels:
             self.area.removeItem(old)
-        self._labels = []
+        self.labels = []
         if not self.points or not self.has_plot:
             return
         font = self.theme.font(SMALL_PX)
@@ -223,7 +223,7 @@ class TradeOffPlot(PlotBox):
             spot = self.area.vb.mapSceneToView(self.view.mapToScene(place.topLeft().toPoint()))
             item.setPos(spot)
             self.area.addItem(item, ignoreBounds=True)
-            self._labels.append(item)
+            self.labels.append(item)
 
     def _clicked(self, _item: Any, spots: Sequence[Any], *_event: Any) -> None:
         if len(spots):
