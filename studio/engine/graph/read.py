@@ -10,6 +10,7 @@ import hashlib
 import logging
 import math
 import mmap
+import re
 import stat
 from collections.abc import Iterator
 from functools import partial
@@ -26,6 +27,8 @@ from studio.engine.graph.functions import inline_functions
 from studio.engine.graph.model import Model, change_tensors, graphs, nodes
 from studio.engine.graph.sparse import densify
 
+# Terms of letters and at most one ellipsis, between commas and an arrow.
+_EQUATION = re.compile(rb"[\sA-Za-z,>-]*(\.\.\.[\sA-Za-z]*([,>-][\sA-Za-z,>-]*|$))*")
 _CHUNK = 1 << 20
 # Smaller tensors are read at once: a mapping costs more than they do.
 _MAPPED_FROM = 1024
@@ -171,8 +174,14 @@ def _check(proto: onnx.ModelProto) -> None:
     """Refuse what onnx_ir would read otherwise than onnxruntime, or not at all.
 
     Raises:
-        StudioError: two initializers of one name.
+        StudioError: two initializers of one name, or an Einsum equation on which shape inference and
+            onnxruntime never end (onnx and onnxruntime hang on "....").
     """
+    bodies = [*_proto_graphs(proto.graph), *proto.functions]
+    equations = [a.s for body in bodies for n in body.node if n.op_type == "Einsum" for a in n.attribute]
+    for equation in equations:
+        if not _EQUATION.fullmatch(equation):
+            raise StudioError(f"'{equation.decode('utf-8', 'replace')}' is no equation of an Einsum")
     for graph in _proto_graphs(proto.graph):
         seen: set[str] = set()
         for tensor in graph.initializer:

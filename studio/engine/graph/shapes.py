@@ -63,7 +63,7 @@ def infer_shapes(model: Model, input_sizes: Mapping[str, int], *, run: bool = Tr
     """
     dims, types = _inferred(model, input_sizes)
     _declared(model, input_sizes, dims, types)
-    if run:
+    if run and not _nested(model):
         for _path, graph in graphs(model):
             unknown = [v for n in graph for v in n.outputs if v.name and not _is_known(dims.get(v))]
             if unknown:
@@ -85,6 +85,8 @@ def _inferred(
             _choose_sizes(info, named_shape(value), input_sizes)
     _forget_shapes(proto.graph, outputs=True)
     use_stand_ins(proto.graph)
+    if _nested(model):
+        del proto.functions[:]
     proto = _infer(proto)
     dims: dict[ir.Value, Dims] = {}
     types: dict[ir.Value, str] = {}
@@ -104,6 +106,12 @@ def _inferred(
                         d.dim_value if d.HasField("dim_value") else UNKNOWN for d in tensor.shape.dim
                     )
     return dims, types
+
+
+def _nested(model: Model) -> bool:
+    """Whether functions call functions: a few can stand for more nodes than any inference can walk."""
+    functions = model.ir.functions
+    return any(n.op_identifier() in functions for f in functions.values() for n in f.graph.all_nodes())
 
 
 def _infer(proto: onnx.ModelProto) -> onnx.ModelProto:
