@@ -141,7 +141,7 @@ def _carry_out(
             raise WorkFailed("The result does not run, so it was not written", "; ".join(check.words))
         found: tuple[Measurement, ...] = ()
         if order.measure:
-            found = measured(terminal, [order.model, partial], evaluation, order.threads, sizes)
+            found = measured(terminal, [order.model, partial], evaluation, order.threads, sizes, calibration)
         after = terminal.inspect(partial, sizes).info
     command = recipes.command(
         recipe,

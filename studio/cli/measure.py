@@ -31,9 +31,16 @@ def measured(
     evaluation: DataSpec | None,
     threads: int,
     sizes: InputSizes,
+    calibration: DataSpec | None = None,
 ) -> tuple[Measurement, ...]:
     """Measure models against the first."""
-    task = Measure(models=tuple(map(str, models)), evaluation=evaluation, threads=threads, input_sizes=sizes)
+    task = Measure(
+        models=tuple(map(str, models)),
+        evaluation=evaluation,
+        calibration=calibration,
+        threads=threads,
+        input_sizes=sizes,
+    )
     return terminal.ask(task, Measurements, fresh=True).measurements
 
 
@@ -97,7 +104,7 @@ def error(error: OutputError | None) -> str:
     parts = [f"SQNR {error.sqnr_db:.1f} dB"]
     if error.agreement is not None:
         parts.append(f"agreement {units.percent(error.agreement)}")
-    return ", ".join(parts) + f" (n={error.samples})"
+    return ", ".join(parts) + f" (n={error.samples}, {error.data})"
 
 
 def conditions(found: Sequence[Measurement]) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import datetime as dt
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -27,9 +26,9 @@ from studio.records.task import Footprint, Measure, Measured, Measurements, News
 Clock = Callable[[], dt.datetime]
 
 _CHUNK = 1 << 20
-# Without evaluation data, outputs are compared on so many random samples, and marked so.
+# Without any data, outputs are compared on so many random samples, and marked so.
 _RANDOM_SAMPLES = 8
-_BUDGET_S = 15.0  # of latency, a model
+_BUDGET_S = 4.0  # of latency, a model
 
 
 def _utc() -> dt.datetime:
@@ -46,40 +45,43 @@ def measure(
         Cancelled: at any tick.
     """
     paths = [Path(name) for name in task.models]
-    board = _Board(emit, clock().isoformat(timespec="seconds"))
     progress.tick(0.0, "opening models and data")
-    spec = task.evaluation or DataSpec(kind="random", limit=_RANDOM_SAMPLES)
+    spec = task.evaluation or task.calibration or DataSpec(kind="random", limit=_RANDOM_SAMPLES)
     data = open_for(load(paths[0]), spec, dict(task.input_sizes))
-    for path in paths:
-        board.start(path)
+    board = _Board(paths, clock().isoformat(timespec="seconds"), emit)
     shares = _Shares(progress, latency=task.latency)
     if task.latency:
         protocol = Protocol(budget_s=_BUDGET_S * len(paths))
         timed = measure_latency(paths, data.first(), task.threads, shares.latency, protocol)
-        for path, latency in zip(paths, timed, strict=True):
-            board.add(path, latency=latency)
+        for index, latency in enumerate(timed):
+            board.add(index, latency=latency)
     _answers(task, paths, data, board, shares.answers)
-    for path, part in _parts(paths, shares.memory):
+    for index, part in _parts(paths, shares.memory):
         memory = Footprint(
-            model=str(path), evaluation=task.evaluation, input_sizes=task.input_sizes, threads=task.threads
+            model=str(paths[index]),
+            evaluation=task.evaluation or task.calibration,
+            input_sizes=task.input_sizes,
+            threads=task.threads,
         )
-        board.add(path, peak_bytes=footprint_in_child(memory, part))
-    for path, part in _parts(paths, shares.packing):
-        board.add(path, compressed_bytes=compressed_bytes(path, part))
+        board.add(index, peak_bytes=footprint_in_child(memory, part))
+    for index, part in _parts(paths, shares.packing):
+        board.add(index, compressed_bytes=compressed_bytes(paths[index], part))
     progress.tick(1.0)
-    return Measurements(measurements=tuple(board.rows[path] for path in paths))
+    return Measurements(measurements=tuple(board.rows))
 
 
 def _answers(task: Measure, paths: list[Path], data: Dataset, board: _Board, progress: Progress) -> None:
     """Output error and accuracy of every model; the reference has no error, only an accuracy."""
-    truth = Path(task.reference) if task.reference else paths[0]
-    reference = Reference(truth, data, task.threads)
-    for path, part in _parts(paths, progress):
-        if path == truth:
-            board.add(path, accuracy=accuracy_of(path, data, part, task.threads))
-            continue
-        error, accuracy = reference.compare(path, part)
-        board.add(path, error=error, accuracy=accuracy)
+    called = "evaluation data" if task.evaluation is not None else "calibration data"
+    reference = Reference(
+        Path(task.reference) if task.reference else paths[0], data, task.threads, called=called
+    )
+    for index, part in _parts(paths, progress):
+        if index == 0 and task.reference in {"", task.models[0]}:
+            board.add(index, accuracy=accuracy_of(paths[0], data, part, task.threads))
+        else:
+            error, accuracy = reference.compare(paths[index], part)
+            board.add(index, error=error, accuracy=accuracy)
 
 
 def compressed_bytes(path: Path, progress: Progress | None = None) -> int:
@@ -102,28 +104,25 @@ def compressed_bytes(path: Path, progress: Progress | None = None) -> int:
     return packed
 
 
-@dataclass
 class _Board:
-    """The measurements so far; every addition is told."""
+    """The measurements so far, in the order asked; every addition is told."""
 
-    emit: Callable[[News], None]
-    when: str
-    rows: dict[Path, Measurement] = field(default_factory=dict)
-
-    def start(self, path: Path) -> None:
+    def __init__(self, paths: list[Path], when: str, emit: Callable[[News], None]) -> None:
         import onnxruntime as ort
 
-        self.rows[path] = Measurement(
-            digest=digest(path),
-            file_bytes=file_bytes(path),
-            runtime=f"onnxruntime {ort.__version__}, CPU",
-            when=self.when,
-        )
-        self.emit(Measured(measurement=self.rows[path]))
+        self._emit = emit
+        runtime = f"onnxruntime {ort.__version__}, CPU"
+        self.rows = [
+            Measurement(digest=digest(path), file_bytes=file_bytes(path), runtime=runtime, when=when)
+            for path in paths
+        ]
+        for row in self.rows:
+            emit(Measured(measurement=row))
 
-    def add(self, path: Path, **figures: object) -> None:
-        self.rows[path] = msgspec.structs.replace(self.rows[path], **figures)
-        self.emit(Measured(measurement=self.rows[path]))
+    def add(self, index: int, **figures: object) -> None:
+        """Put figures into the measurement of one model."""
+        self.rows[index] = msgspec.structs.replace(self.rows[index], **figures)
+        self._emit(Measured(measurement=self.rows[index]))
 
 
 class _Shares:
@@ -137,6 +136,6 @@ class _Shares:
         self.packing = progress.part(0.93, 1.0)
 
 
-def _parts(paths: list[Path], progress: Progress) -> list[tuple[Path, Progress]]:
+def _parts(paths: list[Path], progress: Progress) -> list[tuple[int, Progress]]:
     count = len(paths)
-    return [(path, progress.part(i / count, (i + 1) / count)) for i, path in enumerate(paths)]
+    return [(index, progress.part(index / count, (index + 1) / count)) for index in range(count)]

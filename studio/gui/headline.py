@@ -154,14 +154,14 @@ def _accuracy(view: View, original: Version | None, current: Version | None) -> 
                 name="Answers alike",
                 values=(None, _percent(share), None),
                 unit="%",
-                source=f"measured, n = {error.samples}",
+                source=f"measured on {error.data}, n = {error.samples}",
                 detail="Share of samples that get the same answer as from the original.",
             )
         return Figure(
             name="Output SQNR",
             values=(None, f"{error.sqnr_db:.1f}", None),
             unit="dB",
-            source=f"measured, n = {error.samples}",
+            source=f"measured on {error.data}, n = {error.samples}",
             detail="Signal to noise of the outputs against the original's.",
         )
     chosen = view.project is not None and view.project.evaluation is not None

@@ -44,7 +44,8 @@ class OutputError(Record, frozen=True, kw_only=True):
         cosine: mean cosine similarity per sample of output 0.
         agreement: share of rows with equal argmax (or the same side of 0.5); None where senseless.
         max_abs: largest absolute difference.
-        random: on made-up inputs: the figures are real, but say little about real ones.
+        data: what it was measured on: 'evaluation data', 'calibration data', or 'random inputs', which say
+            little about real ones.
     """
 
     sqnr_db: float
@@ -53,7 +54,7 @@ class OutputError(Record, frozen=True, kw_only=True):
     agreement: float | None = None
     max_abs: float = 0.0
     samples: int = 0
-    random: bool = False
+    data: str = ""
 
 
 class Accuracy(Record, frozen=True, kw_only=True):

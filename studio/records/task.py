@@ -76,6 +76,7 @@ class Measure(TaskBase, frozen=True, kw_only=True, tag="measure"):
 
     models: tuple[str, ...]
     evaluation: DataSpec | None = None
+    calibration: DataSpec | None = None  # outputs are compared on these where there are no evaluation data
     input_sizes: InputSizes = ()
     threads: int = 0
     latency: bool = True

@@ -47,7 +47,9 @@ def accuracy_of(model: Model | Path, data: Dataset, progress: Progress, threads:
     if not data.source.labelled:
         return None
     sess, score = session(model, threads=threads), Score(_final(model))
-    name = sess.get_outputs()[0].name
+    name = next(iter(_tensors(sess)), None)
+    if name is None:
+        return None
     for done, batch in enumerate(data.batches()):
         progress.tick(done / max(1, data.runs()), "checking answers")
         if batch.labels is not None:
@@ -64,12 +66,22 @@ class Reference:
         data: what both models are run on.
         threads: intra-op threads; 0 = the runtime's choice.
         keep: bytes of outputs that may be held, so that a second comparison need not run it again.
+        called: what the data are called beside a figure.
     """
 
-    def __init__(self, model: Model | Path, data: Dataset, threads: int = 0, keep: int = _KEPT_BYTES) -> None:
-        self._data, self._threads, self._keep = data, threads, keep
+    def __init__(
+        self,
+        model: Model | Path,
+        data: Dataset,
+        threads: int = 0,
+        keep: int = _KEPT_BYTES,
+        called: str = "calibration data",
+    ) -> None:
+        self._data, self._threads, self._keep, self._called = data, threads, keep, called
         self._session: ort.InferenceSession | None = session(model, threads=threads)
-        self._names: list[str] = [output.name for output in self._session.get_outputs()]
+        self._names = _tensors(self._session)
+        if not self._names:
+            raise StudioError("The model has nothing to compare", "none of its outputs is a tensor")
         self._final = _final(model)
         self._kind: Kind | None = None
         self._kept: list[list[Array]] | None = None
@@ -98,7 +110,7 @@ class Reference:
         progress.tick(1.0)
         if fidelity is None:
             raise StudioError("There is nothing to compare on", "the data set holds no samples")
-        error = msgspec.structs.replace(fidelity.result(), random=self._data.random)
+        error = msgspec.structs.replace(fidelity.result(), data="random inputs" if self._data.random else self._called)
         return error, score.result()
 
     def _runs(self) -> Iterator[tuple[Batch, list[Array]]]:
@@ -119,6 +131,11 @@ class Reference:
             yield batch, truth
         if kept is not None:
             self._kept, self._session = kept, None
+
+
+def _tensors(sess: ort.InferenceSession) -> list[str]:
+    """The outputs that are tensors; sequences and maps have no distance."""
+    return [output.name for output in sess.get_outputs() if output.type.startswith("tensor(")]
 
 
 def _final(model: Model | Path) -> str:
