@@ -87,7 +87,9 @@ class ToolBar(QToolBar):
         set_role(self._buttons["file.export"], "primary" if made and not staged else "")
         self._show_data(view)
         threads = project.threads if project else 0
-        count = f"{threads} thread{'' if threads == 1 else 's'}" if threads else "all threads"
+        count = (
+            f"{threads} thread{'' if threads == 1 else 's'}" if threads else f"all {os.cpu_count()} threads"
+        )
         self.runs.set_words(f"Runs on: {strong('CPU')} · {count}", f"Runs on CPU, {count}")
         self.runs.setEnabled(project is not None)
 

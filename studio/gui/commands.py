@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from PySide6.QtCore import QObject
+from PySide6.QtCore import QObject, Qt
 from PySide6.QtGui import QAction, QKeySequence
+from PySide6.QtWidgets import QWidget
 
 from studio.app.view import View
 from studio.base.errors import StudioError
@@ -88,6 +89,7 @@ class Command:
         blocked: why it cannot be done now, in words; '' when it can.
         icon: a Phosphor glyph.
         checked: for switches: whether it is on.
+        within: key of the dock that must have the focus for the shortcut to work; '' = the window.
     """
 
     id: str
@@ -100,6 +102,7 @@ class Command:
     icon: str = ""
     group: int = 0
     checked: Callable[[MainWindow], bool] | None = None
+    within: str = ""
 
 
 COMMANDS: tuple[Command, ...] = (
@@ -115,7 +118,9 @@ COMMANDS: tuple[Command, ...] = (
     Command("edit.find", "&Find layers", "Edit", lambda w: w.find_layers(), "Filter the table by name, operator or rule", "Ctrl+F", needs_listing, "ph.magnifying-glass", 1),
     Command("edit.all", "Select &all layers", "Edit", lambda w: w.select_all(), "Select every layer that can be treated", "", needs_listing, group=1),
     Command("edit.none", "Select &nothing", "Edit", lambda w: w.selection.clear(w), "Clear the selection", "Ctrl+Shift+A", needs_selection, group=1),
-    Command("view.fit", "&Fit graph", "View", lambda w: w.fit_graph(), "Show the whole graph", "Space", needs_listing, "ph.corners-out", 1),
+    Command("view.fit", "&Fit graph", "View", lambda w: w.fit_graph(), "Show the whole graph", "Space", needs_listing, "ph.corners-out", 1, within="graph"),
+    Command("view.zoom_in", "Zoom &in", "View", lambda w: w.zoom_graph(larger=True), "Draw the graph larger", "Ctrl++", needs_listing, "ph.plus", 1),
+    Command("view.zoom_out", "Zoom &out", "View", lambda w: w.zoom_graph(larger=False), "Draw the graph smaller", "Ctrl+-", needs_listing, "ph.minus", 1),
     Command("view.arrange", "&Arrange panels", "View", lambda w: w.toggle_arranging(), "Show grips to drag, float, tab and hide panels", group=2, checked=lambda w: w.arranging),
     Command("view.reset", "&Reset layout", "View", lambda w: w.desk.reset(), "Put all panels back where they started", group=2),
     Command("view.palette", "Command &palette…", "View", lambda w: w.show_palette(), "Every command by name", "Ctrl+Shift+P", icon="ph.command", group=4),
@@ -197,8 +202,17 @@ class Actions(QObject):
         if command.shortcut:
             action.setShortcut(QKeySequence(command.shortcut))
         action.triggered.connect(self.guard(lambda: command.run(self._window)))
-        self._window.addAction(action)
+        if not command.within:
+            self._window.addAction(action)
         return action
+
+    def place(self, docks: Mapping[str, QWidget]) -> None:
+        """Give the docks the shortcuts that work within them only (Space must still press buttons)."""
+        for command in COMMANDS:
+            if command.within:
+                action = self._actions[command.id]
+                action.setShortcutContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
+                docks[command.within].addAction(action)
 
     def _recolor(self) -> None:
         for key, command in self._commands.items():

@@ -177,6 +177,18 @@ def ask_unsaved(parent: QWidget, name: str) -> QMessageBox.StandardButton:
     return QMessageBox.StandardButton(box.exec())
 
 
+def ask_stop(parent: QWidget, title: str) -> bool:
+    """Ask whether a running job may be stopped."""
+    box = QMessageBox(parent)
+    box.setWindowTitle("A job is running")
+    box.setText(f"Stop '{title}'?")
+    box.setInformativeText("What it has done so far is lost.")
+    box.setStandardButtons(QMessageBox.StandardButton.Yes | QMessageBox.StandardButton.Cancel)
+    box.setDefaultButton(QMessageBox.StandardButton.Cancel)
+    box.button(QMessageBox.StandardButton.Yes).setText("Stop it")
+    return box.exec() == QMessageBox.StandardButton.Yes
+
+
 def ask_agreement(parent: QWidget, questions: tuple[str, ...]) -> bool:
     """Ask for a yes to what a plan wants agreed."""
     box = QMessageBox(parent)

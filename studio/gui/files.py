@@ -10,9 +10,10 @@ from PySide6.QtWidgets import QFileDialog, QMessageBox, QWidget
 from studio.app.file import SUFFIX
 from studio.app.session import Session
 from studio.base.errors import StudioError
-from studio.gui.dialogs import ask_unsaved
+from studio.gui.dialogs import ask_stop, ask_unsaved
 
 MODELS = f"Models and projects (*.onnx *.ort *{SUFFIX});;ONNX models (*.onnx *.ort);;Projects (*{SUFFIX});;All files (*)"
+AWAITED = {"compress", "scan", "export", "save", "train", "search"}
 PROJECTS = f"Featherweight projects (*{SUFFIX})"
 
 
@@ -71,9 +72,22 @@ class Files:
         """Close the project, after asking about unsaved work."""
         self.leaving(self._session.close)
 
-    def leaving(self, go_on: Callable[[], object]) -> bool:
-        """Ask about unsaved work, then `go_on`; False when the user would rather stay."""
+    @property
+    def must_ask(self) -> bool:
+        """Whether leaving needs a question first."""
         view = self._session.view
+        return bool(self._running) or (view.project is not None and view.modified)
+
+    @property
+    def _running(self) -> str:
+        """The job that leaving would end and that somebody waits for; '' when there is none."""
+        return next((job.title for job in self._session.view.jobs if job.active and job.kind in AWAITED), "")
+
+    def leaving(self, go_on: Callable[[], object]) -> bool:
+        """Ask about running jobs and unsaved work, then `go_on`; False when the user would rather stay."""
+        view = self._session.view
+        if self._running and not ask_stop(self._window, self._running):
+            return False
         if view.project is None or not view.modified:
             go_on()
             return True

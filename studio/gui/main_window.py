@@ -107,6 +107,7 @@ class MainWindow(QMainWindow):
             bottom=(("plots", 3), ("jobs", 1)),
             settings=self._settings,
         )
+        self.actions_.place(self.desk.docks)
         self.pages = QStackedWidget()
         self.pages.addWidget(self.welcome)
         self.pages.addWidget(self.desk)
@@ -146,7 +147,7 @@ class MainWindow(QMainWindow):
         project = new.project
         self.pages.setCurrentWidget(self.desk if project else self.welcome)
         if project is None:
-            self.welcome.refresh()
+            self.welcome.refresh(new)
         self._keep_selection(old, new)
         self.actions_.refresh(new)
         self.toolbar.refresh(new)
@@ -268,6 +269,11 @@ class MainWindow(QMainWindow):
         if self.graph is not None:
             self.graph.fit()
 
+    def zoom_graph(self, *, larger: bool) -> None:
+        """Draw the graph larger or smaller."""
+        if self.graph is not None:
+            (self.graph.zoom_in if larger else self.graph.zoom_out)()
+
     def color_by(self, column: str) -> None:
         """Colour the graph by a column's id; 'none' for no colours."""
         if self.graph is not None:
@@ -339,7 +345,7 @@ class MainWindow(QMainWindow):
 
     def closeEvent(self, event: QCloseEvent) -> None:
         """Ask about unsaved work; keep the layout."""
-        if self.session.view.modified and not self._leaving:
+        if self.files.must_ask and not self._leaving:
             event.ignore()
             self.files.leaving(self._leave)
             return

@@ -37,6 +37,7 @@ class Tokens:
         accent, on_accent: the filled button and the size curve; words upon it.
         selection, on_selection: filled rows and cards; words upon them.
         good, caution, bad: verdicts; `caution` is the latency curve too.
+        caution_words: `caution` where it colours words.
         original: the grey of the original model in every plot.
         heat: low → high.
         chips: (ground, words) of a treatment's chip by slot.
@@ -57,6 +58,7 @@ class Tokens:
     on_selection: str
     good: str
     caution: str
+    caution_words: str
     bad: str
     original: str
     track: str
@@ -80,6 +82,7 @@ DARK = Tokens(
     on_selection="#e4e7ec",
     good="#63b67a",
     caution="#e0a458",
+    caution_words="#e0a458",
     bad="#d9695f",
     original="#8d95a3",
     track="#2a2e37",
@@ -109,6 +112,7 @@ LIGHT = Tokens(
     on_selection="#1c2027",
     good="#2c8048",
     caution="#b9770f",
+    caution_words="#8f5c0a",
     bad="#b83a2f",
     original="#8d95a3",
     track="#e9ecf0",
@@ -179,7 +183,8 @@ class Theme(QObject):
 
     def ink_over(self, ground: QColor) -> QColor:
         """The colour of words upon `ground`: dark or light, whichever has more contrast."""
-        dark, light = QColor("#0f1216"), QColor("#ffffff")
+        # Anything short of black and white would fall below 4.5 : 1 for grounds in the middle.
+        dark, light = QColor("#000000"), QColor("#ffffff")
         return dark if contrast(dark, ground) >= contrast(light, ground) else light
 
     def chip(self, slot: Slot) -> tuple[QColor, QColor]:

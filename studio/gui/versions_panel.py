@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from PySide6.QtCore import (
     QAbstractListModel,
     QModelIndex,
@@ -12,7 +15,7 @@ from PySide6.QtCore import (
     Qt,
     Signal,
 )
-from PySide6.QtGui import QColor, QFont, QFontMetrics, QPainter, QPen
+from PySide6.QtGui import QColor, QFont, QFontMetrics, QKeySequence, QPainter, QPen, QShortcut
 from PySide6.QtWidgets import (
     QInputDialog,
     QListView,
@@ -222,6 +225,9 @@ class VersionsPanel(QWidget):
         self.list.clicked.connect(self._go)
         self.list.activated.connect(self._go)
         self.setMinimumWidth(180)
+        for keys, act in (("F2", self.ask_name), ("Delete", self._remove)):
+            shortcut = QShortcut(QKeySequence(keys), self.list, context=Qt.ShortcutContext.WidgetShortcut)
+            shortcut.activated.connect(partial(self._with_chosen, act))
         self.note_button = button("+ NOTE", self.ask_note, role="caps", tip="Write a note on this version")
         self._empty = EmptyState("The versions you make of a model will stand here as a tree.")
         self._stack = QStackedLayout(self)
@@ -268,9 +274,18 @@ class VersionsPanel(QWidget):
         menu.addAction("&Compare with…", lambda: self.compare_asked.emit(version.id))
         menu.addAction("&Export ONNX…", lambda: self.export_asked.emit(version.id))
         menu.addSeparator()
-        remove = menu.addAction("Re&move", lambda: session.remove_version(version.id))
+        remove = menu.addAction("Re&move", lambda: self._remove(version))
         remove.setEnabled(version.parent is not None)
         return menu
+
+    def _with_chosen(self, act: Callable[[Version], object]) -> None:
+        version = self.list.currentIndex().data(VERSION_ROLE)
+        if version is not None:
+            act(version)
+
+    def _remove(self, version: Version) -> None:
+        if version.parent is not None:
+            self._session.remove_version(version.id)
 
     def ask_name(self, version: Version) -> None:
         """Ask for a new name."""

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QKeyEvent
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QProgressBar, QVBoxLayout, QWidget
 
 from studio.app.home import Recoverable
+from studio.app.jobs import Job
 from studio.app.session import Session
+from studio.app.view import View
 from studio.gui.theme import Theme
 from studio.gui.widgets import Elided, button, caps, clear, label
 
@@ -40,6 +42,7 @@ class Welcome(QWidget):
         self.setAccessibleName("Welcome")
         self.zone = DropZone(theme)
         self.zone.clicked.connect(self.open_asked)
+        self.opening = Opening(session)
         self._recent, self._recovered = QVBoxLayout(), QVBoxLayout()
         for column in (self._recent, self._recovered):
             column.setSpacing(2)
@@ -58,6 +61,7 @@ class Welcome(QWidget):
         )
         column.addLayout(self._recovered)
         column.addWidget(self.zone)
+        column.addWidget(self.opening)
         row = QHBoxLayout()
         self.sample = button(
             "Open the sample",
@@ -75,12 +79,17 @@ class Welcome(QWidget):
         outer.addStretch(2)
         outer.addWidget(inside, 0, Qt.AlignmentFlag.AlignHCenter)
         outer.addStretch(3)
-        self.refresh()
+        self._shown: tuple[str, ...] | None = None
+        self.refresh(session.view)
 
-    def refresh(self) -> None:
-        """Show the recent files as they are now."""
-        clear(self._recent)
+    def refresh(self, view: View) -> None:
+        """Show the recent files as they are now, and what is being opened."""
+        self.opening.show_job(next((job for job in view.jobs if job.kind == "open" and job.active), None))
         paths = self._session.recent[:RECENT_SHOWN]
+        if paths == self._shown:
+            return
+        self._shown = paths
+        clear(self._recent)
         if paths:
             self._recent.addWidget(caps("Recent", self._theme))
         for path in paths:
@@ -108,6 +117,35 @@ class Welcome(QWidget):
         line.addWidget(name)
         line.addWidget(folder, 1)
         return row
+
+
+class Opening(QWidget):
+    """What is being opened, how far it is, and the button that stops it."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self._session, self._job = session, 0
+        self._words = label(role="dim")
+        self._bar = QProgressBar()
+        self._bar.setTextVisible(False)
+        self._bar.setAccessibleName("Progress of opening")
+        cancel = button("Cancel", lambda: session.cancel(self._job), role="link", tip="Stop opening")
+        line = QHBoxLayout()
+        line.addWidget(self._words, 1)
+        line.addWidget(cancel)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.addLayout(line)
+        column.addWidget(self._bar)
+
+    def show_job(self, job: Job | None) -> None:
+        """Show a job; None hides this."""
+        self.setVisible(job is not None)
+        if job is not None:
+            self._job = job.id
+            self._words.setText(f"{job.title}: {job.words.lower()}" if job.words else job.title)
+            self._bar.setRange(0, 1000 if job.share else 0)  # without a share: it moves to and fro
+            self._bar.setValue(round(job.share * 1000))
 
 
 class DropZone(QFrame):

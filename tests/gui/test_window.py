@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from PySide6.QtCore import QMimeData, QPoint, QPointF, QSettings, Qt, QUrl
 from PySide6.QtGui import QDropEvent
@@ -21,7 +23,7 @@ from pytestqt.qtbot import QtBot
 from studio.app.session import Session
 from studio.gui import files
 from studio.gui.commands import COMMANDS
-from studio.gui.dialogs import Message
+from studio.gui.dialogs import Message, install_crash_hook
 from studio.gui.main_window import MainWindow
 from studio.gui.theme import Theme
 from studio.records.measure import DataSpec
@@ -257,3 +259,61 @@ def test_the_palette_finds_commands_and_layers(opened: MainWindow) -> None:
     palette.list.setCurrentRow(0)
     palette.line.returnPressed.emit()
     assert opened.selection.layers == ("body",)
+
+
+def test_what_is_being_opened_is_said_and_can_be_stopped(
+    window: MainWindow, tmp_path: Path, qtbot: QtBot
+) -> None:
+    path = tmp_path / "slow-net.onnx"
+    path.write_bytes(b"")
+    window.files.open(path)
+    assert "Open slow-net.onnx" in window.welcome.opening._words.text()
+    assert not window.welcome.opening.isHidden()
+    window.actions_["compress.cancel"].trigger()
+    qtbot.waitUntil(lambda: window.welcome.opening.isHidden(), timeout=20_000)
+    assert window.session.view.project is None
+
+
+def test_leaving_while_a_job_runs_asks_first(
+    opened: MainWindow, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, qtbot: QtBot
+) -> None:
+    slow = tmp_path / "slow-net.onnx"
+    slow.write_bytes(b"")
+    session = opened.session
+    asked: list[str] = []
+    monkeypatch.setattr(files, "ask_stop", lambda _parent, title: bool(asked.append(title)))
+    version = msgspec.structs.replace(session.view.project.current, file=str(slow))
+    session._change(project=session.view.project.with_version(version))
+    session.set_treatment(THREE, "quantize", QuantizeWeights())
+    job = session.compress()
+    assert not opened.close()
+    assert asked == ["Compress 3 layers"]
+    session.cancel(job)
+    qtbot.waitUntil(lambda: idle(opened), timeout=20_000)
+
+
+def test_a_bug_is_a_report_to_copy_and_the_window_stays(
+    window: MainWindow, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    install_crash_hook(lambda: window)
+    for _ in range(2):
+        error = ZeroDivisionError("by nothing")
+        sys.excepthook(ZeroDivisionError, error, None)
+    (message,) = window.findChildren(Message)
+    message.copy()
+    report = QApplication.clipboard().text()
+    assert "ZeroDivisionError: by nothing" in report
+    assert "PySide6" in report
+    assert "by nothing" in capsys.readouterr().err
+    message.accept()
+
+
+def test_space_presses_a_focused_button_and_fits_the_graph_only_there(
+    opened: MainWindow, qtbot: QtBot
+) -> None:
+    opened.activateWindow()
+    button = opened.inspector.treatment._empty.button
+    button.setFocus()
+    with qtbot.waitSignal(opened.inspector.all_asked):
+        qtbot.keyClick(button, Qt.Key.Key_Space)

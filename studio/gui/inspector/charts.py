@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pyqtgraph as pg
 from numpy.typing import NDArray
-from PySide6.QtCore import QPointF, Qt
-from PySide6.QtGui import QColor
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtGui import QColor, QMouseEvent
 from PySide6.QtWidgets import QWidget
 
 from studio.gui.theme import SMALL_PX, Theme
@@ -124,7 +124,13 @@ class RangesChart(Chart):
 
 
 class SensitivityChart(Chart):
-    """Sensitivity of every layer in graph order, the selected ones in colour; decades upwards."""
+    """Sensitivity of every layer in graph order, the selected ones in colour; decades upwards.
+
+    Signals:
+        picked: the place of the layer whose bar was clicked.
+    """
+
+    picked = Signal(int)
 
     def __init__(self, theme: Theme, name: str) -> None:
         self._scores: tuple[float | None, ...] = ()
@@ -168,11 +174,12 @@ class SensitivityChart(Chart):
         self.setXRange(-0.6, max(len(self._scores) - 0.4, 1), padding=0.01)
         self.setYRange(low, max(high, low + 1), padding=0.06)
 
-    def layer_at(self, place: QPointF) -> int | None:
-        """The index of the layer under a point of the widget."""
-        x = self.getPlotItem().getViewBox().mapSceneToView(self.mapToScene(place.toPoint())).x()
-        index = round(x)
-        return index if 0 <= index < len(self._scores) else None
+    def mouseReleaseEvent(self, event: QMouseEvent) -> None:
+        """A click picks the bar under the mouse."""
+        box = self.getPlotItem().getViewBox()
+        place = round(box.mapSceneToView(self.mapToScene(event.position().toPoint())).x())
+        if 0 <= place < len(self._scores):
+            self.picked.emit(place)
 
 
 def _power(exponent: int) -> str:

@@ -136,7 +136,7 @@ class Outcome(QWidget):
         ]
         _say(self._linked, f"Linked: this also narrows {_named(linked)}." if linked else "")
         _say(self._refused, "\n".join(refusal_words(plans, chosen)[:SHOWN]))
-        _say(self._trouble, view.plan_error if staged else "")
+        _say(self._trouble, view.plan_error)
         missing = self._missing_data()
         self._data.setVisible(missing)
         notes = [note for plan in plans for note in plan.notes]

@@ -94,12 +94,20 @@ class SensitivitySection(Section):
         )
         self._facts.show_facts(sensitivity_facts(by_name.get(self._selection.current), scan))
 
+    def _pick(self, place: int) -> None:
+        version = self._session.view.project.current if self._session.view.project else None
+        if version is not None and place < len(version.layers):
+            self._selection.reveal(version.layers[place].name)
+
     def _chart_widget(self) -> SensitivityChart:
         if self._chart is None:
             from studio.gui.inspector.charts import SensitivityChart
 
             self._chart = SensitivityChart(self._theme, "Sensitivity by layer")
-            self._chart.setToolTip("One bar a layer in graph order; selected layers in colour; logarithmic")
+            self._chart.setToolTip(
+                "One bar a layer in graph order, selected ones in colour, logarithmic; click selects"
+            )
+            self._chart.picked.connect(self._pick)
             self.body.insertWidget(2, self._chart)
         return self._chart
 
