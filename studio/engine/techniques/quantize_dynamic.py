@@ -1,6 +1,8 @@
 """Dynamic int8: 8-bit weights, activations quantized at every run with ranges of their own. Needs no data.
 
-y = s_x s_w Σ (q_x − z_x) q_w. Embeddings and recurrent layers get 8-bit weights and compute in float: there is no
+y = s_x s_w Σ (q_x − z_x) q_w. With calibration data outliers are moved from activations into weights first (SmoothQuant),
+and integer products, the fastest form, are good enough except behind a nonlinearity: there single rows have outliers,
+and every row gets a range of its own. Without data all products get that. Embeddings and recurrent layers get 8-bit weights and compute in float: there is no
 product to speed up in the former, and the state of the latter is fed back, so that its rounding errors pile up.
 
 Source: ONNX DynamicQuantizeLinear, MatMulInteger; onnxruntime, ContribOperators.md, MatMulNBits (accuracy_level 4).
@@ -8,14 +10,14 @@ Source: ONNX DynamicQuantizeLinear, MatMulInteger; onnxruntime, ContribOperators
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import cast
 
 import onnx_ir as ir
 
-from studio.engine import edit
 from studio.engine.graph import Model, constant, copy, graphs, node_key, raise_opset
 from studio.engine.layers import LayerNode, Listing
-from studio.engine.quantization import dynamic, storage, weight_only
+from studio.engine.quantization import dynamic, smoothing, storage, weight_only
 from studio.engine.quantization import weights as integers
 from studio.engine.quantization.grids import sqnr_db
 from studio.engine.quantization.promise import promise
@@ -35,7 +37,6 @@ class DynamicInt8:
 
     def plan(self, listing: Listing, step: Step, context: Context) -> Plan:
         """See `Technique.plan`."""
-        del context
         settings = _settings(step)
         refusals: list[Refusal] = []
         words: dict[str, str] = {}
@@ -44,20 +45,26 @@ class DynamicInt8:
             if refusal is not None:
                 refusals.append(refusal)
             else:
-                words[name] = _words(listing.nodes[name].node, settings)
+                words[name] = _words(listing, name, settings, context)
         if not words:
             return promise(listing, step, None, {}, refusals)
         notes = []
+        if context.calibration is None and settings.form == "auto":
+            notes.append("With calibration data (a few dozen samples) the result would be faster.")
         if settings.convolutions and any(listing.nodes[n].node.op_type == "Conv" for n in words):
             notes.append("Dynamic int8 convolutions run slower than float ones in onnxruntime.")
         return promise(
-            listing, step, _write(listing, step, list(words), Context(), blank=True), words, refusals, notes
+            listing,
+            step,
+            _write(listing, step, list(words), _quiet(context), blank=True),
+            words,
+            refusals,
+            notes,
         )
 
     def draft(self, listing: Listing, plan: Plan, context: Context) -> Model:
         """See `Drafting.draft`."""
-        del context
-        return _write(listing, plan.step, [a.layer for a in plan.actions], Context(), blank=True)
+        return _write(listing, plan.step, [a.layer for a in plan.actions], _quiet(context), blank=True)
 
     def apply(self, listing: Listing, plan: Plan, context: Context) -> Model:
         """See `Technique.apply`."""
@@ -90,15 +97,26 @@ def _why_not(layer: LayerNode, settings: QuantizeDynamic) -> Refusal | None:
     return None
 
 
-def _integer(node: ir.Node, settings: QuantizeDynamic) -> bool:
+def _quiet(context: Context) -> Context:
+    """The same context with nobody listening: for plans."""
+    return Context(calibration=context.calibration, threads=context.threads)
+
+
+def _integer(listing: Listing, name: str, settings: QuantizeDynamic, context: Context) -> bool:
     """Whether a layer becomes an integer product of its own; otherwise its weights are stored in blocks."""
+    node = listing.nodes[name].node
     if node.op_type == "Conv":
         return True
-    return settings.form == "integer" and storage.matrix_view(node, 1) is not None
+    if storage.matrix_view(node, 1) is None or settings.form == "blocks":
+        return False
+    if settings.form == "integer":
+        return True
+    return context.calibration is not None and not smoothing.behind_nonlinearity(node, listing.shapes)
 
 
-def _words(node: ir.Node, settings: QuantizeDynamic) -> str:
-    if _integer(node, settings):
+def _words(listing: Listing, name: str, settings: QuantizeDynamic, context: Context) -> str:
+    node = listing.nodes[name].node
+    if _integer(listing, name, settings, context):
         return (
             "int8 weights per channel, uint8 activations"
             if settings.per_channel
@@ -111,27 +129,59 @@ def _words(node: ir.Node, settings: QuantizeDynamic) -> str:
 
 def _write(listing: Listing, step: Step, names: list[str], context: Context, *, blank: bool) -> Model:
     settings = _settings(step)
-    products = {n for n in names if _integer(listing.nodes[n].node, settings)}
+    products = [n for n in names if _integer(listing, n, settings, context)]
     source = (
         listing.model
         if not products or listing.model.opset >= _OLDEST
         else raise_opset(listing.model, _OLDEST)
     )
-    targets = [weight_only.Target(n, listing.nodes[n].record.key, listing.nodes[n].path) for n in names]
-    writer = weight_only.Writer(
-        copy(source), _BLOCKS, [t for t in targets if t.name not in products], None if blank else {}
-    )
+    targets = [_target(listing, n) for n in names]
+    model = copy(source)
+    smoothed = [
+        _target(listing, n)
+        for n in products
+        if not listing.nodes[n].path and listing.nodes[n].node.op_type != "Conv"
+    ]
+    if context.calibration is not None and smoothed:
+        rows = None if blank else _rows(listing, smoothed, context)
+        smoothing.write(model, [t.key for t in smoothed], rows)
+    rest = [t for t in targets if t.name not in products]
+    writer = weight_only.Writer(model, _BLOCKS, rest, None if blank else {})
     nodes = {(path, node_key(n)): n for path, graph in graphs(writer.model) for n in graph}
+    progress = context.progress.part(0.5, 1.0)
     for done, target in enumerate(targets):
-        context.progress.tick(done / len(targets), f"{target.name}: int8")
+        progress.tick(done / len(targets), f"{target.name}: int8")
         if target.name not in products:
             pair = writer.write(target)
             quality = "" if pair is None else f", {sqnr_db(*pair):.1f} dB"
         else:
             quality = _write_integer(writer.model, nodes[target.path, target.key], settings, blank=blank)
         context.treated(writer.model, target.name, f"{target.name}: int8{quality}")
-    edit.remove_dead(writer.model)
     return writer.finish()
+
+
+def _target(listing: Listing, name: str) -> weight_only.Target:
+    return weight_only.Target(name, listing.nodes[name].record.key, listing.nodes[name].path)
+
+
+def _rows(
+    listing: Listing, targets: list[weight_only.Target], context: Context
+) -> Mapping[str, smoothing.Rows]:
+    """What the layers read, watched once for one model and data set."""
+    data = context.calibration
+    assert data is not None
+    names = list(dict.fromkeys(listing.nodes[t.name].node.inputs[0].name or "" for t in targets))  # type: ignore[union-attr]
+    key = ("rows", id(data), tuple(names))
+    if key not in context.memo:
+        context.memo[key] = smoothing.watch_rows(
+            listing.model,
+            names,
+            data.feeds(),
+            context.progress.part(0.0, 0.5),
+            total=data.runs(),
+            threads=context.threads,
+        )
+    return cast("Mapping[str, smoothing.Rows]", context.memo[key])
 
 
 def _write_integer(model: Model, node: ir.Node, settings: QuantizeDynamic, *, blank: bool) -> str:

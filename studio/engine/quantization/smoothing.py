@@ -1,0 +1,177 @@
+"""Moving outliers from activations into weights, where one scale a channel can take them.
+
+Equation: x W = (x / s) (diag(s) W), exactly. s_k = max|x_k|^α / max|w_k|^(1−α), with α searched for the least error of the
+integer product on sampled rows; α = none leaves the layer as it is.
+
+Source: Xiao et al. 2023, "SmoothQuant", eq. 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from studio.base.progress import Progress
+from studio.engine import edit, execute
+from studio.engine.graph import Model, Shapes, constant, node_key
+from studio.engine.quantization import grids
+from studio.engine.quantization.calibrate import Feed
+from studio.engine.quantization.storage import matrix_view
+
+Array: TypeAlias = npt.NDArray[Any]
+
+_STRENGTHS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+_ROWS_A_FEED = 64
+_ROWS = 512
+_TINY = 1e-5
+
+
+@dataclass
+class Rows:
+    """What a layer reads: the largest magnitude by channel, and some rows."""
+
+    peak: Array | None = None
+    low: float = 0.0
+    high: float = 0.0
+    _parts: list[Array] = field(default_factory=list)
+
+    def add(self, rows: Array) -> None:
+        """Take in the rows (n, k) of one feed."""
+        peak = np.abs(rows).max(axis=0)
+        self.peak = peak if self.peak is None else np.maximum(self.peak, peak)
+        self.low, self.high = min(self.low, float(rows.min())), max(self.high, float(rows.max()))
+        step = max(1, len(rows) // _ROWS_A_FEED) | 1
+        self._parts.append(rows[::step].copy())
+
+    @property
+    def sample(self) -> Array:
+        """At most a few hundred rows, evenly spread."""
+        rows = np.concatenate(self._parts)
+        return np.asarray(rows[:: max(1, -(-len(rows) // _ROWS))])
+
+
+def watch_rows(
+    model: Model,
+    names: Sequence[str],
+    feeds: Iterable[Feed],
+    progress: Progress | None = None,
+    *,
+    total: int = 0,
+    threads: int = 0,
+) -> Mapping[str, Rows]:
+    """Rows (along the last axis) of float values of the main graph, by name."""
+    found = {name: Rows() for name in names}
+    for values in execute.stream(model, list(names), feeds, progress, threads, total=total):
+        for name, value in values.items():
+            if value.size:
+                found[name].add(value.reshape(-1, value.shape[-1]))
+    return found
+
+
+def migration(rows: Rows, weights: Sequence[Array]) -> Array:
+    """The factor s by input channel (k,) for layers that read the same rows; ones where nothing helps.
+
+    Args:
+        rows: what they read.
+        weights: (k, n) of each.
+    """
+    assert rows.peak is not None
+    sample, w = rows.sample.astype(np.float32), np.concatenate(weights, axis=1)
+    wanted = sample @ w
+    reach = np.maximum(np.abs(w).max(axis=1), _TINY)
+    peak = np.maximum(rows.peak, _TINY)
+    best, least = np.ones_like(peak), _noise(sample, w, np.ones_like(peak), wanted)
+    for strength in _STRENGTHS:
+        s = peak**strength / reach ** (1 - strength)
+        s = (s / np.exp(np.log(s).mean())).astype(np.float32)
+        noise = _noise(sample, w, s, wanted)
+        if noise < least:
+            best, least = s, noise
+    return best.astype(np.float32)
+
+
+def _noise(sample: Array, w: Array, s: Array, wanted: Array) -> float:
+    x, scaled = sample / s, w * s[:, None]
+    inputs = grids.affine(np.asarray(x.min()), np.asarray(x.max())).snap(x)
+    return float(np.square(inputs @ grids.symmetric(scaled, (0,), 8).snap(scaled) - wanted).sum())
+
+
+_NONLINEAR = {
+    "Relu", "Gelu", "FastGelu", "QuickGelu", "Erf", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "LeakyRelu", "Elu",
+    "Selu", "Softplus", "Mish", "Swish", "Clip", "PRelu", "Celu", "ThresholdedRelu", "BiasGelu",
+}  # fmt: skip
+_PASSED = {"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Cast"}
+
+
+def behind_nonlinearity(node: ir.Node, shapes: Shapes) -> bool:
+    """Whether what a layer reads comes out of an activation function or a gate, not of a norm or a sum."""
+    value = node.inputs[0]
+    while value is not None and (producer := value.producer()) is not None:
+        computed = [v for v in producer.inputs if v is not None and constant(v) is None]
+        if producer.op_type in _NONLINEAR:
+            return True
+        if producer.op_type == "Mul" and len(computed) == 2:
+            # A norm multiplies by one number a row; a gate by as many numbers as there are.
+            sizes = [dims[-1] if (dims := shapes.of(v)) else None for v in computed]
+            return 1 not in sizes
+        if producer.op_type in _PASSED or (producer.op_type in {"Mul", "Add", "Div"} and len(computed) == 1):
+            value = computed[0] if computed else None
+            continue
+        return False
+    return False
+
+
+def write(model: Model, keys: Sequence[str], rows: Mapping[str, Rows] | None) -> None:
+    """Divide what matrix products read by factors and multiply their weights by them.
+
+    Args:
+        model: changed in place.
+        keys: of MatMul and plain Gemm nodes of the main graph with constant 2-D weights.
+        rows: what they read, by value name; None writes factors of one (for plans).
+    """
+    nodes = {node_key(n): n for n in model.graph}
+    groups: dict[ir.Value, list[ir.Node]] = {}
+    for key in keys:
+        source = nodes[key].inputs[0]
+        assert source is not None
+        groups.setdefault(source, []).append(nodes[key])
+    for source, readers in groups.items():
+        views = [matrix_view(node, 1) for node in readers]
+        width = views[0][1] if views[0] is not None else 0
+        flips = [view is not None and not view[2] for view in views]
+        factors = np.ones(width, np.float32)
+        if rows is not None:
+            matrices = [
+                _numbers(n).T if flip else _numbers(n) for n, flip in zip(readers, flips, strict=True)
+            ]
+            factors = migration(rows[source.name or ""], matrices)
+        inverse = edit.add_constant(
+            model, model.graph, f"{source.name}_smoothing", (1 / factors).astype(np.float32)
+        )
+        new = edit.make_node(
+            model, "Mul", [source, inverse], name=f"{source.name}_smoothed", dtype=ir.DataType.FLOAT
+        )
+        new.outputs[0].shape = source.shape
+        model.graph.insert_before(readers[0], new)
+        for node, flip in zip(readers, flips, strict=True):
+            node.replace_input_with(0, new.outputs[0])
+            if rows is not None:
+                _scale_rows(model, node, factors if flip else factors[:, None])
+
+
+def _numbers(node: ir.Node) -> Array:
+    tensor = constant(node.inputs[1])
+    assert tensor is not None
+    return tensor.numpy()
+
+
+def _scale_rows(model: Model, node: ir.Node, factors: Array) -> None:
+    """Multiply a layer's own weights; weights that others use too are copied first."""
+    scaled = (_numbers(node) * factors).astype(np.float32)
+    name = node.inputs[1].name or "weight"  # type: ignore[union-attr]
+    node.replace_input_with(1, edit.add_constant(model, model.graph, name, scaled))
