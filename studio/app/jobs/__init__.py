@@ -6,7 +6,16 @@ read-only questions to one warm worker; `do` is the queue of deeds, each in a pr
 
 from studio.app.jobs.ask import AskLane
 from studio.app.jobs.do import Deed, DoLane, Run
-from studio.app.jobs.drive import Driver, Limits, WorkFailed, default_limits, expect, run_task, subject_of
+from studio.app.jobs.drive import (
+    Driver,
+    Limits,
+    WorkFailed,
+    default_limits,
+    error_of,
+    expect,
+    run_task,
+    subject_of,
+)
 from studio.app.jobs.inbox import Inbox
 from studio.app.jobs.records import Failure, Job, LogLine
 
@@ -23,6 +32,7 @@ __all__ = [
     "Run",
     "WorkFailed",
     "default_limits",
+    "error_of",
     "expect",
     "run_task",
     "subject_of",

@@ -209,9 +209,9 @@ def test_unsaved_work_comes_back_after_a_crash(
 ) -> None:
     project = rich(opened, until)
     opened.autosave()
-    saved_at = opened._home.session / "project.json"
+    saved_at = opened._desk.home.session / "project.json"
     until(saved_at.is_file)
-    (opened._home.session / "owner").write_text("1 0.00")  # as if its process were gone
+    (opened._desk.home.session / "owner").write_text("1 0.00")  # as if its process were gone
     other = Session(inbox.post, tmp_path / "studio-home", command=FAKE)
     try:
         (found,) = other.recover()
@@ -231,8 +231,8 @@ def test_unsaved_work_comes_back_after_a_crash(
 
 def test_autosave_is_for_unsaved_work_only(opened: Session) -> None:
     opened.autosave()
-    opened._files.close()
-    assert not (opened._home.session / "project.json").exists()
+    opened._desk.lanes.close()
+    assert not (opened._desk.home.session / "project.json").exists()
 
 
 def test_a_living_session_is_not_recovered(
@@ -240,10 +240,10 @@ def test_a_living_session_is_not_recovered(
 ) -> None:
     rich(opened, until)
     opened.autosave()
-    until((opened._home.session / "project.json").is_file)
+    until((opened._desk.home.session / "project.json").is_file)
     other = Session(inbox.post, tmp_path / "studio-home", command=FAKE)
     try:
         assert other.recover() == ()
-        assert opened._home.session.exists()
+        assert opened._desk.home.session.exists()
     finally:
         other.shutdown()
