@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import msgspec
 import pytest
 from PySide6.QtCore import QMimeData, QPoint, QPointF, QSettings, Qt, QUrl
 from PySide6.QtGui import QDropEvent
@@ -20,7 +19,9 @@ from PySide6.QtWidgets import (
 )
 from pytestqt.qtbot import QtBot
 
+from studio.app.jobs import Job
 from studio.app.session import Session
+from studio.app.view import View
 from studio.gui import files
 from studio.gui.commands import COMMANDS
 from studio.gui.dialogs import Message, install_crash_hook
@@ -29,6 +30,7 @@ from studio.gui.theme import Theme
 from studio.records.measure import DataSpec
 from studio.records.steps import QuantizeDynamic, QuantizeWeights
 from tests.gui.conftest import THREE, idle
+from tests.support.canned import FakeSession
 
 
 def open_dialogs() -> list[QWidget]:
@@ -270,26 +272,25 @@ def test_what_is_being_opened_is_said_and_can_be_stopped(
     assert "Open slow-net.onnx" in window.welcome.opening._words.text()
     assert not window.welcome.opening.isHidden()
     window.actions_["compress.cancel"].trigger()
-    qtbot.waitUntil(lambda: window.welcome.opening.isHidden(), timeout=20_000)
+    qtbot.waitUntil(window.welcome.opening.isHidden, timeout=20_000)
     assert window.session.view.project is None
 
 
-def test_leaving_while_a_job_runs_asks_first(
-    opened: MainWindow, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, qtbot: QtBot
-) -> None:
-    slow = tmp_path / "slow-net.onnx"
-    slow.write_bytes(b"")
-    session = opened.session
-    asked: list[str] = []
-    monkeypatch.setattr(files, "ask_stop", lambda _parent, title: bool(asked.append(title)))
-    version = msgspec.structs.replace(session.view.project.current, file=str(slow))
-    session._change(project=session.view.project.with_version(version))
-    session.set_treatment(THREE, "quantize", QuantizeWeights())
-    job = session.compress()
-    assert not opened.close()
-    assert asked == ["Compress 3 layers"]
-    session.cancel(job)
-    qtbot.waitUntil(lambda: idle(opened), timeout=20_000)
+def test_leaving_while_a_job_runs_asks_first(qapp: QApplication, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = Job(id=1, title="Compress 3 layers", kind="compress", state="running")
+    desk = files.Files(QWidget(), FakeSession(View(jobs=(running,))))
+    left, asked, answer = [], [], False
+
+    def ask(_parent: QWidget, title: str) -> bool:
+        asked.append(title)
+        return answer
+
+    monkeypatch.setattr(files, "ask_stop", ask)
+    assert not desk.leaving(lambda: left.append(1))
+    answer = True
+    assert desk.leaving(lambda: left.append(1))
+    assert asked == ["Compress 3 layers"] * 2
+    assert left == [1]
 
 
 def test_a_bug_is_a_report_to_copy_and_the_window_stays(
