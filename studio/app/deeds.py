@@ -189,6 +189,7 @@ def measure(desk: Desk, version_ids: Iterable[int], *, background: bool = False)
     task = Measure(
         models=tuple(v.file for v in versions),
         evaluation=project.evaluation,
+        calibration=project.calibration,
         input_sizes=project.input_sizes,
         threads=project.threads,
     )
