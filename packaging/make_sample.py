@@ -118,7 +118,8 @@ def export(model: nn.Module, path: Path) -> None:
         )
     proto = onnx.load(str(path))
     for node in proto.graph.node:
-        node.name = node.name.strip("/").removesuffix(f"/{node.op_type}").replace("/", ".") or node.op_type
+        name = node.name.strip("/").removesuffix(f"/{node.op_type}").replace("/", ".") or node.op_type
+        node.name = name.replace("shortcut.shortcut.0", "shortcut")
     names = [node.name for node in proto.graph.node]
     for node in proto.graph.node:
         if names.count(node.name) > 1:
