@@ -8,7 +8,8 @@ The protocol, found by trying:
 - A sample is as many runs as take 2 ms, after 5 warm-ups.
 - Two sessions of one file can differ by some percent all their life, so every block of rounds opens new ones
   (where loading is quick), and the bootstrap draws blocks, then rounds within them.
-- Enough is when the 95 % interval is ±2 % after 30 rounds, or 200 rounds, or the time is spent.
+- Enough is when the 95 % interval is ±2 % after 30 rounds, or 200 rounds. A slow model may end with fewer rounds
+  once it is ±2 %, and after its budget with 30 rounds whatever their interval; a limit ends the rest.
 - The ratio of the medians is checked against that of the 10th percentiles; 5 % apart, or an interval wider than
   ±5 %, means a busy machine.
 
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 
 from studio.base.errors import StudioError
 from studio.base.progress import Progress
@@ -57,7 +59,8 @@ class Protocol:
     minimum: int = 30
     maximum: int = 200
     half_width: float = 0.02
-    budget_s: float = 30.0
+    budget_s: float = 10.0
+    limit_s: float = 60.0
 
 
 def measure_latency(
@@ -73,7 +76,7 @@ def measure_latency(
     Args:
         models: the first is the baseline of all ratios.
         feed: one run's inputs.
-        threads: intra-op threads; 0 = one per core.
+        threads: intra-op threads; 0 = one per core that this process may use.
         progress: ticked after every round.
         protocol: how long and how often.
         clock: seconds, for tests.
@@ -82,7 +85,7 @@ def measure_latency(
         StudioError: a model cannot be loaded or run.
         Cancelled: at any tick.
     """
-    count = threads or os.cpu_count() or 1
+    count = threads or _cores()
 
     def opened() -> list[Run]:
         return [_runner(session(model, threads=count), feed) for model in models]
@@ -90,6 +93,12 @@ def measure_latency(
     times, repeats = interleave(opened, progress or Progress(), protocol or Protocol(), clock)
     shapes = ", ".join(f"{name} {shape_text(array.shape)}" for name, array in feed.items())
     return summarise(times, repeats, count, shapes)
+
+
+def _cores() -> int:
+    """Physical cores, as far as this process may use them; two threads of one core only get in each other's way."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(psutil.cpu_count(logical=False) or allowed, allowed)
 
 
 def _runner(sess: ort.InferenceSession, feed: Mapping[str, Any]) -> Run:
@@ -101,7 +110,7 @@ def _runner(sess: ort.InferenceSession, feed: Mapping[str, Any]) -> Run:
 def interleave(
     opened: Callable[[], Sequence[Run]], progress: Progress, protocol: Protocol, clock: Clock
 ) -> tuple[Times, tuple[int, ...]]:
-    """Time runs in turning order until the interval is narrow or the budget is spent.
+    """Time runs in turning order until the interval is narrow or the time is spent.
 
     Args:
         opened: makes the runs, with new sessions where it is called again.
@@ -122,22 +131,25 @@ def interleave(
             runs = opened()
             _repeats(runs, protocol, clock)
         block: list[list[float]] = []
-        for number in range(protocol.rounds_per_block):
-            block.append(_round(runs, repeats, clock, backwards=number % 2 == 1))
-            spent = (clock() - started) / protocol.budget_s
+        while len(block) < protocol.rounds_per_block:
+            block.append(_round(runs, repeats, clock, backwards=len(block) % 2 == 1))
+            spent = clock() - started
             done = len(blocks) * protocol.rounds_per_block + len(block)
-            progress.tick(
-                min(0.99, max(spent, done / protocol.maximum)),
-                f"round {done}: {milliseconds(1000 * float(np.median([r[-1] for r in block])))}",
-            )
-            if spent > 1 and (blocks or len(block) % 2 == 0):
+            share = max(min(spent / protocol.budget_s, done / protocol.minimum), done / protocol.maximum)
+            progress.tick(min(0.99, share), f"round {done}: {milliseconds(1000 * _typical(block))}")
+            if spent > protocol.limit_s:
                 break
         if len(block) == protocol.rounds_per_block or not blocks:
             blocks.append(block)
         times = np.array(blocks)
-        if _enough(times, protocol, (clock() - started) / protocol.budget_s):
+        if _enough(times, protocol, clock() - started):
             progress.tick(1.0)
             return times, repeats
+
+
+def _typical(block: list[list[float]]) -> float:
+    """Seconds a run of the last model, the one that is compared."""
+    return float(np.median([times[-1] for times in block]))
 
 
 def _repeats(runs: Sequence[Run], protocol: Protocol, clock: Clock) -> tuple[int, ...]:
@@ -167,11 +179,13 @@ def _round(runs: Sequence[Run], repeats: Sequence[int], clock: Clock, *, backwar
 
 
 def _enough(times: Times, protocol: Protocol, spent: float) -> bool:
+    """Whether the figures are good, or the time is spent; `spent` in seconds."""
     rounds = times.shape[0] * times.shape[1]
-    if spent >= 1 or rounds >= protocol.maximum:
+    if rounds >= protocol.maximum or spent >= protocol.limit_s:
         return True
-    # Slow models spread little; half the time may do for them.
-    if rounds < protocol.minimum and spent < 0.5:
+    if rounds >= protocol.minimum and spent >= protocol.budget_s:
+        return True
+    if rounds < protocol.minimum and spent < protocol.budget_s / 2:
         return False
     return _half_width(times) <= protocol.half_width
 
@@ -245,7 +259,7 @@ def _busy(times: Times) -> bool:
     return bool((np.abs(by_median / by_quick - 1) > _BUSY).any())
 
 
-_SO_FAR = Protocol(warmups=2, rounds_per_block=5, minimum=5, maximum=5, half_width=math.inf, budget_s=0.5)
+_SO_FAR = Protocol(warmups=2, rounds_per_block=5, maximum=5, limit_s=0.5)
 
 
 def time_so_far(model: Model, input_sizes: Mapping[str, int], threads: int = 0) -> Latency | None:

@@ -28,7 +28,7 @@ Clock = Callable[[], dt.datetime]
 _CHUNK = 1 << 20
 # Without any data, outputs are compared on so many random samples, and marked so.
 _RANDOM_SAMPLES = 8
-_BUDGET_S = 4.0  # of latency, a model
+_BUDGET_S, _LIMIT_S = 4.0, 20.0  # of latency, a model
 
 
 def _utc() -> dt.datetime:
@@ -51,7 +51,7 @@ def measure(
     board = _Board(paths, clock().isoformat(timespec="seconds"), emit)
     shares = _Shares(progress, latency=task.latency)
     if task.latency:
-        protocol = Protocol(budget_s=_BUDGET_S * len(paths))
+        protocol = Protocol(budget_s=_BUDGET_S * len(paths), limit_s=_LIMIT_S * len(paths))
         timed = measure_latency(paths, data.first(), task.threads, shares.latency, protocol)
         for index, latency in enumerate(timed):
             board.add(index, latency=latency)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -69,7 +70,7 @@ class Source(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """Samples of one DataSpec for one model.
 
@@ -100,9 +101,11 @@ class Dataset:
         """Samples per run: what the model demands, else as asked, else the DataSpec's, else what is sensible."""
         if self.source.batch:
             return self.source.batch
-        asked = batch or self.spec.batch
-        if asked:
-            return asked
+        return batch or self.spec.batch or self._sensible_batch
+
+    @cached_property
+    def _sensible_batch(self) -> int:
+        """As many samples as are small enough together, judged by one of them."""
         first = next(self.source.read(np.sort(self.order[:1]), 1))
         size = sum(array.nbytes for array in first.feed.values())
         return int(np.clip(_BATCH_BYTES // max(1, size), 1, _BATCH_SAMPLES))

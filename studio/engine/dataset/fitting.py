@@ -20,12 +20,16 @@ def numpy_dtype(info: TensorInfo) -> np.dtype[Any]:
         StudioError: numpy has no such type, or the input is a text.
     """
     try:
-        kind = np.dtype(info.dtype)
+        kind = np.dtype(info.dtype or "object")
     except TypeError as error:
-        raise StudioError(f"Input '{info.name}' cannot be fed", f"its type is {info.dtype}") from error
+        raise StudioError(f"Input '{info.name}' cannot be fed", _type_text(info)) from error
     if kind.kind not in "biuf":
-        raise StudioError(f"Input '{info.name}' cannot be fed", f"its type is {info.dtype}")
+        raise StudioError(f"Input '{info.name}' cannot be fed", _type_text(info))
     return kind
+
+
+def _type_text(info: TensorInfo) -> str:
+    return f"its type is {info.dtype}" if info.dtype else "it is no tensor"
 
 
 def converted(array: Array, info: TensorInfo, what: str) -> Array:

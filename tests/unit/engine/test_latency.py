@@ -96,14 +96,27 @@ def test_noise_asks_for_more_rounds_up_to_the_most() -> None:
 
 def test_a_slow_model_stops_when_the_time_is_spent() -> None:
     clock = Clock()
-    times, _, _ = timed(clock, [clock.run("a", 4.0), clock.run("b", 4.0)], Protocol(budget_s=60))
-    assert clock.now < 60 + 3 * 8
+    times, _, _ = timed(clock, [clock.run("a", 4.0), clock.run("b", 4.0)], Protocol(limit_s=60))
+    assert clock.now < 60 + 4 + 2 * 5 * 4 * 2
     assert times.size
+
+
+def test_a_steady_slow_model_needs_fewer_rounds_than_thirty() -> None:
+    clock = Clock()
+    times, _, _ = timed(clock, [clock.run("a", 0.5, 0.01), clock.run("b", 0.4, 0.01)])
+    assert times.shape[0] * times.shape[1] < 30
+
+
+def test_a_slow_and_noisy_model_gets_thirty_rounds_over_its_budget() -> None:
+    clock = Clock()
+    times, _, _ = timed(clock, [clock.run("a", 0.2, 3.0), clock.run("b", 0.2, 3.0)])
+    assert times.shape[0] * times.shape[1] == 32
+    assert clock.now > Protocol().budget_s
 
 
 def test_even_one_round_over_budget_gives_a_figure() -> None:
     clock = Clock()
-    times, repeats, _ = timed(clock, [clock.run("a", 100.0)], Protocol(budget_s=1))
+    times, repeats, _ = timed(clock, [clock.run("a", 100.0)], Protocol(limit_s=1))
     assert summarise(times, repeats, 1, "")[0].median_ms == pytest.approx(100_000)
 
 
@@ -155,7 +168,7 @@ def model(tmp_path: Path) -> Model:
     return load(tmp_path / "cnn.onnx")
 
 
-QUICK = Protocol(warmups=1, sample_s=0.0002, rounds_per_block=4, minimum=4, maximum=8, budget_s=1.0)
+QUICK = Protocol(warmups=1, sample_s=0.0002, rounds_per_block=4, minimum=4, maximum=8)
 
 
 def test_real_models_are_timed_with_their_conditions(model: Model) -> None:

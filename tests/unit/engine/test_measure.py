@@ -46,7 +46,7 @@ def test_two_models_are_measured_against_the_first(models: tuple[str, str], data
     assert first.runtime.startswith("onnxruntime ")
     assert first.error is None
     assert second.error is not None
-    assert second.error.samples == 20
+    assert (second.error.samples, second.error.data) == (20, "evaluation data")
     assert first.accuracy is not None
     assert first.accuracy.samples == 20
     assert first.digest != second.digest
@@ -74,7 +74,7 @@ def test_without_data_outputs_are_compared_on_random_samples_and_marked(models: 
     asked = Measure(models=models, latency=False)
     first, second = measure(asked, Progress(), lambda _: None).measurements
     assert second.error is not None
-    assert second.error.random
+    assert second.error.data == "random inputs"
     assert first.accuracy is second.accuracy is None
 
 

@@ -46,7 +46,12 @@ def data(tmp_path: Path, model: Model) -> Dataset:
 
 def test_a_model_equals_itself_and_is_always_right_about_its_own_answers(model: Model, data: Dataset) -> None:
     error, accuracy = compare(model, model, data, Progress())
-    assert (error.sqnr_db, error.agreement, error.samples, error.random) == (EQUAL_DB, 1.0, 40, False)
+    assert (error.sqnr_db, error.agreement, error.samples, error.data) == (
+        EQUAL_DB,
+        1.0,
+        40,
+        "calibration data",
+    )
     assert accuracy is not None
     assert (accuracy.metric, accuracy.value, accuracy.samples) == ("top-1", 1.0, 30)
     assert accuracy_of(model, data, Progress()) == accuracy
@@ -70,7 +75,7 @@ def test_kept_outputs_give_the_same_figures(model: Model, other: Path, data: Dat
 def test_random_data_are_marked(model: Model, other: Path) -> None:
     made_up = open_for(model, DataSpec(kind="random", limit=3))
     error, accuracy = compare(model, other, made_up, Progress())
-    assert error.random
+    assert error.data == "random inputs"
     assert accuracy is None
     assert accuracy_of(model, made_up, Progress()) is None
 
