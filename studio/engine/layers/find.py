@@ -28,6 +28,7 @@ from studio.engine.layers.weights import Source, source
 from studio.records.model import Cost, Layer, TensorInfo
 
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
+_CODES = {ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4}
 # Where the automatic sizes do not fit a model, these multiples of them may.
 _OTHER_SIZES = (2, 4, 8, 0.5, 0.25)
 
@@ -266,7 +267,7 @@ def _layer(
         constants=constants,
         between=main.between,
         perm=main.perm,
-        zero_point=_zero_point(node, main),
+        zero_point=_zero_point(node, main, parts.around.after),
     )
 
 
@@ -298,7 +299,7 @@ def _is_weight(form: Form, main: Source) -> bool:
     if tensor is None or tensor.dtype == ir.DataType.STRING:
         return False
     if form.op == "Gather" and not form.bits:
-        return len(tensor.shape) >= 2 and (tensor.dtype in _FLOATS or main.dequantized)
+        return len(tensor.shape) >= 2 and (tensor.dtype in _FLOATS | _CODES or main.dequantized)
     return len(tensor.shape) >= 1 and tensor.dtype not in {ir.DataType.INT64, ir.DataType.BOOL}
 
 
@@ -326,8 +327,8 @@ def _float_shape(node: ir.Node, form: Form, stored: tuple[int, ...]) -> tuple[in
     return stored
 
 
-def _zero_point(node: ir.Node, main: Source) -> ir.Value | None:
-    for between in main.between:
+def _zero_point(node: ir.Node, main: Source, after: tuple[ir.Node, ...]) -> ir.Value | None:
+    for between in (*main.between, *after):
         if between.op_type == "DequantizeLinear":
             return _input(between, 2)
     points = {"QLinearConv": 5, "ConvInteger": 3, "QLinearMatMul": 5, "MatMulInteger": 3, "QGemm": 5}
@@ -376,6 +377,8 @@ def _around(node: ir.Node, form: Form) -> _Around:
         own = [p for p in before if p.op_type == "DynamicQuantizeLinear" and _users(p) == {node}]
         after = _rescaled(node)
         return _Around((*own, *after), after)
+    if form.op == "Gather" and (rows := _dequantized_after(node)):
+        return _Around(rows, rows)
     activation = _input(node, 0 if form.weights[0] else 1)
     before_node = None if activation is None else activation.producer()
     static = before_node is not None and before_node.op_type == "DequantizeLinear"
@@ -405,7 +408,14 @@ def _rescaled(node: ir.Node) -> tuple[ir.Node, ...]:
 
 
 def _scales_after(after: tuple[ir.Node, ...]) -> list[ir.Value]:
-    return [h for n in after if n.op_type == "Mul" for v in n.inputs if (h := holder(v)) is not None]
+    """Constants that turn a layer's integers back into floats behind it."""
+    return [h for n in after for v in n.inputs if (h := holder(v)) is not None]
+
+
+def _dequantized_after(node: ir.Node) -> tuple[ir.Node, ...]:
+    """DequantizeLinear nodes that read the integers of a node, where nothing else does."""
+    users = list(node.outputs[0].consumers())
+    return tuple(users) if all(u.op_type == "DequantizeLinear" for u in users) else ()
 
 
 def _quantized_after(node: ir.Node) -> tuple[ir.Node, ...]:

@@ -45,8 +45,11 @@ def _numbers(value: ir.Value | None) -> Array | None:
 
 def _dequantized(layer: LayerNode, stored: Array) -> Array | None:
     """(q − zero) · scale. Source: ONNX DequantizeLinear-21."""
-    node = next((n for n in layer.between if n.op_type == "DequantizeLinear"), None)
-    if node is not None:
+    node = next((n for n in (*layer.between, *_readers(layer)) if n.op_type == "DequantizeLinear"), None)
+    if layer.node.op_type in {"MatMulInteger", "ConvInteger"}:
+        scale, block = _scale_behind(layer), 0
+        axis = -1 if layer.node.op_type == "MatMulInteger" else 0
+    elif node is not None:
         scale, axis = _numbers(node.inputs[1]), node.attributes.get_int("axis", 1)
         block = node.attributes.get_int("block_size", 0)
     elif layer.node.op_type in _SCALES:
@@ -61,6 +64,18 @@ def _dequantized(layer: LayerNode, stored: Array) -> Array | None:
     spread = _spread(scale, stored.shape, axis, block)
     middle = _spread(zero.astype(np.float32), stored.shape, axis, block) if zero is not None else 0.0
     return np.asarray((stored.astype(np.float32) - middle) * spread.astype(np.float32), np.float32)
+
+
+def _readers(layer: LayerNode) -> tuple[ir.Node, ...]:
+    """What reads an embedding's integers."""
+    return tuple(layer.node.outputs[0].consumers()) if layer.record.op == "Gather" else ()
+
+
+def _scale_behind(layer: LayerNode) -> Array | None:
+    """The weights' scale of an integer product: the one float constant that belongs to it."""
+    numbers = [n for v in layer.constants if (n := _numbers(v)) is not None]
+    scales = [n for n in numbers if n.dtype.kind == "f"]
+    return scales[0] if len(scales) == 1 else None
 
 
 def _spread(values: Array, shape: tuple[int, ...], axis: int, block: int) -> Array:

@@ -380,6 +380,25 @@ def test_dynamic_integers_with_their_casts_are_one_layer(tmp_path: Path) -> None
     assert set(layer.record.nodes) == {"i", "xq", "f", "y", "ss"}
     assert layer.record.cost.bytes == 384 + 4
     assert layer.record.cost.macs == 384
+    close(layer, W)
+
+
+def test_a_quantized_embedding_that_is_dequantized_behind_the_lookup(tmp_path: Path) -> None:
+    table = models.floats(50, 16)
+    q, scale = quantized(table)
+    nodes = [
+        node("Gather", ["w", "x"], ["e"], name="embed"),
+        node("DequantizeLinear", ["e", "s", "z"], ["y"]),
+    ]
+    weights = {"w": q, "s": scale, "z": np.array(0, np.int8)}
+    layer = only(listing(tmp_path, nodes, weights, inputs={"x": (TensorProto.INT64, [1, 4])}))
+    assert (layer.record.op, layer.record.precision, layer.record.nodes) == (
+        "Gather",
+        "int8 weights",
+        ("e", "y"),
+    )
+    assert layer.record.cost.bytes == 800 + 4 + 1
+    close(layer, table)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
