@@ -49,9 +49,12 @@ def plan_step(listing: Listing, step: Step, context: Context) -> Plan:
         StudioError: a pattern matches nothing.
     """
     names = resolve_layers(step.layers, listing)
+    technique = find(step.settings)
     reasons = {layer.name: layer.untreatable for layer in listing.layers if layer.untreatable}
+    if getattr(technique, "treats_stored", False):
+        reasons = {}
     treatable = Step(settings=step.settings, layers=tuple(name for name in names if name not in reasons))
-    plan = find(step.settings).plan(listing, treatable, context)
+    plan = technique.plan(listing, treatable, context)
     refused = tuple(Refusal(layer=name, reason=reasons[name]) for name in names if name in reasons)
     return Plan(
         step=plan.step,

@@ -190,8 +190,7 @@ def write_unpacked(
         )
     result.shape = ir.Shape(shape)
     edit.replace_uses(value, result)
-    first = next(iter(graph))
-    graph.insert_before(first, nodes)
+    graph.insert_before(graph[0], nodes)
     return result
 
 

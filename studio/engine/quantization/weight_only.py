@@ -115,6 +115,7 @@ class Writer:
             self.model = raise_opset(model, 21)
         self._layers = self._nodes(wanted)
         self._done: dict[int, Blocks] = {}
+        self._made: set[ir.Value] = set()
 
     def _nodes(self, wanted: set[tuple[str, str]]) -> dict[tuple[str, str], ir.Node]:
         return {
@@ -131,28 +132,48 @@ class Writer:
         kind = form(node, settings)
         result: tuple[Array, Array] | None = None
         for position in positions(node):
-            value = holder(node.inputs[position])
-            tensor = None if value is None else constant(value)
-            if value is None or tensor is None or tensor.dtype != ir.DataType.FLOAT:
-                continue  # shared, and written already
-            shape = tuple(int(d) for d in tensor.shape.numpy())
             matrix = storage.matrix_view(node, position)
-            fitted, real = self._fit(node, value, shape, kind, matrix)
-            if self._moments is not None:
-                result = (_as_matrix(tensor.numpy(), shape, node, matrix), real)
-            if kind == "matmul":
-                storage.write_matmul(self.model, node, fitted)
-            elif kind == "gather":
-                storage.write_gather(self.model, node, fitted)
-            elif kind == "dequantized":
-                storage.write_dequantized(
-                    self.model, node, position, fitted, transposed=bool(matrix and matrix[2])
-                )
-            else:
-                home = value.graph or edit.owner(node)
-                assert isinstance(home, ir.Graph)
-                storage.write_unpacked(self.model, home, value, fitted, shape)
+            for value in self._stored(node.inputs[position]):
+                tensor = constant(value)
+                assert tensor is not None
+                shape = tuple(int(d) for d in tensor.shape.numpy())
+                fitted, real = self._fit(node, value, shape, kind, matrix)
+                if self._moments is not None and result is None:
+                    result = (_as_matrix(tensor.numpy(), shape, node, matrix), real)
+                if kind == "matmul":
+                    storage.write_matmul(self.model, node, fitted)
+                elif kind == "gather":
+                    storage.write_gather(self.model, node, fitted)
+                elif kind == "dequantized":
+                    flipped = bool(matrix and matrix[2])
+                    storage.write_dequantized(self.model, node, position, fitted, transposed=flipped)
+                else:
+                    home = value.graph or edit.owner(node)
+                    assert isinstance(home, ir.Graph)
+                    self._made.add(storage.write_unpacked(self.model, home, value, fitted, shape))
         return result
+
+    def _stored(self, value: ir.Value | None) -> list[ir.Value]:
+        """The float constants that weights are, or are computed from; without those that are written already."""
+        found: dict[ir.Value, None] = {}
+        waiting = [value]
+        seen = set(self._made)
+        while waiting:
+            current = waiting.pop()
+            if current is None or current in seen:
+                continue
+            seen.add(current)
+            held = holder(current)
+            if held is not None and held not in self._made:
+                tensor = constant(held)
+                assert tensor is not None
+                if tensor.dtype == ir.DataType.FLOAT and tensor.size >= SMALLEST and len(tensor.shape) > 1:
+                    found[held] = None
+                continue
+            producer = current.producer()
+            if producer is not None:
+                waiting.extend(producer.inputs)
+        return list(found)
 
     def _fit(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from studio.base.progress import Progress
@@ -31,6 +32,11 @@ class Context:
         agreed: the user has said yes to the plan's questions.
         memo: what stays true for one unchanged model and data set (calibration ranges, second moments), so that
             treating layer after layer alone, as a scan does, need not measure it anew; keyed by the technique.
+        training: samples to train on, labelled or not; None = train on the calibration samples.
+        teacher: the model whose answers are followed; None when there is none but the model itself.
+        scratch: folder for checkpoints of long work; None = none are kept.
+        enough: asked between steps of long work; True = end it with the best so far.
+        trained: called while training with (step, steps, loss, share right or None, learning rate).
         note: called with a sentence that belongs to the version ('channels verified …').
         treated: called after each layer with (model so far, layer name, words); feeds the live plots.
     """
@@ -41,12 +47,21 @@ class Context:
     threads: int = 0
     agreed: bool = False
     memo: dict[object, object] = field(default_factory=dict)
+    training: Dataset | None = None
+    teacher: Model | None = None
+    scratch: Path | None = None
+    enough: Callable[[], bool] = lambda: False
+    trained: Callable[[int, int, float, float | None, float], None] = lambda *_: None
     note: Callable[[str], None] = lambda _words: None
     treated: Callable[[Model, str, str], None] = lambda _model, _layer, _words: None
 
 
 class Technique(Protocol):
-    """One way to compress. Stateless; an instance stands in the catalogue."""
+    """One way to compress. Stateless; an instance stands in the catalogue.
+
+    A technique with an attribute `treats_stored = True` changes how stored numbers are written, whatever the graph
+    makes of them; it is also asked about layers whose weights are computed from constants.
+    """
 
     settings: type[Settings]
 

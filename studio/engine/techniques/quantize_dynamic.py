@@ -34,6 +34,7 @@ class DynamicInt8:
     """See the module."""
 
     settings: type[Settings] = QuantizeDynamic
+    treats_stored = True
 
     def plan(self, listing: Listing, step: Step, context: Context) -> Plan:
         """See `Technique.plan`."""
@@ -82,8 +83,8 @@ def _why_not(layer: LayerNode, settings: QuantizeDynamic) -> Refusal | None:
         return Refusal(layer=name, reason="its weights are integers already")
     if tensor is None or tensor.dtype != ir.DataType.FLOAT:
         return Refusal(layer=name, reason=f"its weights are {layer.record.dtype}, not float32")
-    if layer.between:
-        return Refusal(layer=name, reason=f"its weights pass through {layer.between[0].op_type} first")
+    if any(between.op_type in {"QuantizeLinear", "DequantizeLinear"} for between in layer.between):
+        return Refusal(layer=name, reason="its weights pass through quantization already")
     if tensor.size < weight_only.SMALLEST:
         return Refusal(
             layer=name, reason=f"it has only {tensor.size} weights: scales would take as much as is saved"

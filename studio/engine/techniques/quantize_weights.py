@@ -30,6 +30,7 @@ class WeightOnly:
     """See the module."""
 
     settings: type[Settings] = QuantizeWeights
+    treats_stored = True
 
     def plan(self, listing: Listing, step: Step, context: Context) -> Plan:
         """See `Technique.plan`."""
@@ -68,8 +69,8 @@ def _why_not(layer: LayerNode) -> str:
     tensor = constant(layer.weight)
     if tensor is None or tensor.dtype != ir.DataType.FLOAT:
         return f"its weights are {layer.record.dtype}, not float32"
-    if layer.between:
-        return f"its weights pass through {layer.between[0].op_type} first"
+    if any(node.op_type in {"QuantizeLinear", "DequantizeLinear"} for node in layer.between):
+        return "its weights pass through quantization already"
     if tensor.size < weight_only.SMALLEST:
         return f"it has only {tensor.size} weights: scales would take as much as is saved"
     return ""
