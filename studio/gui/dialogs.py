@@ -270,6 +270,6 @@ def about_text() -> str:
     return (
         "# Featherweight\n\nA desktop studio for compressing neural networks.\n\n"
         "Apache License 2.0. Inter is © The Inter Project Authors (SIL Open Font License). "
-        "The graph view is Netron by Lutz Roeder (MIT). Qt is used under the LGPL.\n\n"
+        "The icons are Phosphor (MIT). The graph view is Netron by Lutz Roeder (MIT). Qt is used under the LGPL.\n\n"
         "```\n" + machine_report() + "\n```\n"
     )

@@ -11,8 +11,9 @@ from dataclasses import dataclass, fields
 from string import Template
 from typing import Literal, get_args
 
-from PySide6.QtCore import QObject, Qt, Signal
-from PySide6.QtGui import QColor, QFont, QFontDatabase, QGuiApplication, QIcon, QPalette
+from PySide6.QtCore import QByteArray, QObject, Qt, Signal
+from PySide6.QtGui import QColor, QFont, QFontDatabase, QGuiApplication, QIcon, QPainter, QPalette, QPixmap
+from PySide6.QtSvg import QSvgRenderer
 from PySide6.QtWidgets import QApplication
 
 from studio.base.resources import resource
@@ -24,6 +25,7 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 FONT = "Inter"
 BODY_PX, SMALL_PX, FIGURE_PX = 13, 11, 19
 SPACE = 4  # all distances are multiples of it
+ICON_SIZES = (12, 16, 20, 24, 32, 48)
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ class Theme(QObject):
     def __init__(self, mode: Mode = "system", parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._mode: Mode = mode
+        self._icons: dict[tuple[str, str], QIcon] = {}
         self._tokens = self._pick()
         hints = QGuiApplication.styleHints()
         hints.colorSchemeChanged.connect(self._system_changed)
@@ -202,13 +205,25 @@ class Theme(QObject):
         return font
 
     def icon(self, name: str, color: str = "text") -> QIcon:
-        """A glyph of Phosphor ('ph.play') in the colour of a token."""
-        import qtawesome
-
-        icon: QIcon = qtawesome.icon(
-            name, color=getattr(self._tokens, color), color_disabled=self._tokens.dim
-        )
-        return icon
+        """A drawing of `resources/icons` ('ph.play' is ph/play.svg) in the colour of a token."""
+        key = (name, color)
+        if key not in self._icons:
+            drawing = (
+                resource("icons").joinpath(*name.split(".")).with_suffix(".svg").read_text(encoding="utf-8")
+            )
+            icon = QIcon()
+            for mode, token in ((QIcon.Mode.Normal, color), (QIcon.Mode.Disabled, "dim")):
+                svg = drawing.replace("currentColor", getattr(self._tokens, token))
+                renderer = QSvgRenderer(QByteArray(svg.encode()))
+                for size in ICON_SIZES:
+                    pixmap = QPixmap(size, size)
+                    pixmap.fill(Qt.GlobalColor.transparent)
+                    painter = QPainter(pixmap)
+                    renderer.render(painter)
+                    painter.end()
+                    icon.addPixmap(pixmap, mode)
+            self._icons[key] = icon
+        return self._icons[key]
 
     # ------------------------------------------------------------------ following
 
@@ -227,6 +242,7 @@ class Theme(QObject):
         if tokens is self._tokens:
             return
         self._tokens = tokens
+        self._icons.clear()
         self._restyle()
         self.changed.emit()
 

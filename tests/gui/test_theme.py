@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from PySide6.QtGui import QColor, QFont, QFontInfo, QRawFont
 from PySide6.QtWidgets import QApplication
 
+import studio.gui
 from studio.gui.theme import DARK, LIGHT, Theme, Tokens, contrast, mix
 
 BOTH = pytest.mark.parametrize("tokens", [DARK, LIGHT], ids=["dark", "light"])
@@ -64,6 +67,21 @@ def test_type_is_the_bundled_inter_with_tabular_figures(theme: Theme) -> None:
     metrics = [QRawFont.fromFont(theme.font()).supportsCharacter(ord(c)) for c in "→×−·…±≥"]
     assert all(metrics)
     assert theme.font().featureValue(QFont.Tag("tnum")) == 1
+
+
+def test_every_icon_that_is_named_is_bundled(theme: Theme) -> None:
+    sources = Path(studio.gui.__file__).parent.rglob("*.py")
+    names = {
+        name
+        for source in sources
+        for name in re.findall(r'"(ph\.[a-z-]+)"', source.read_text(encoding="utf-8"))
+    }
+    assert len(names) > 20
+    assert not any(theme.icon(name).isNull() for name in names)
+    assert (
+        theme.icon("ph.play", "dim").pixmap(16, 16).toImage()
+        != theme.icon("ph.play").pixmap(16, 16).toImage()
+    )
 
 
 def test_a_change_of_theme_is_told_once(theme: Theme) -> None:
