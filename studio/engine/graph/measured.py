@@ -16,20 +16,27 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from studio.engine.graph.model import Model, constant, subgraphs, type_of
+from studio.engine.graph.model import constant, subgraphs, type_of
 
-# A run is worth it for graphs and inputs up to this size, and for so long.
-_MAX_MODEL_BYTES = 500_000_000
+# A run is worth it for inputs up to this size, and for so long.
 _MAX_INPUT_VALUES = 50_000_000
 _SECONDS = 10.0
+_SMALL_BYTES = 8192
+_DIMS = "\0dims"
 _SUFFIX = "\0shape"
 
 Sizes = tuple[int, ...]
 
 
+def keeps_values(tensor: ir.TensorProtocol) -> bool:
+    """Whether a tensor's values may say something of shapes, or cannot be made as zeros (4-bit types)."""
+    return bool(tensor.nbytes < _SMALL_BYTES or tensor.dtype.bitwidth < 8)
+
+
 def measured_shapes(
-    model: Model,
+    model: onnx.ModelProto,
     graph: ir.Graph,
+    bare: onnx.GraphProto,
     wanted: Sequence[ir.Value],
     dims: Mapping[ir.Value, tuple[int | str, ...]],
     types: Mapping[ir.Value, str],
@@ -37,8 +44,9 @@ def measured_shapes(
     """The shapes of values in a run of their graph on zeros; empty where it does not run.
 
     Args:
-        model: for its operator sets and functions; left as it is.
+        model: for its operator sets and functions.
         graph: the main graph or a subgraph.
+        bare: the same as protobuf; large weights may lack their values. Left as it is.
         wanted: values that nodes of `graph` produce.
         dims: shapes known so far; those of all inputs are needed.
         types: element types, likewise.
@@ -51,9 +59,10 @@ def measured_shapes(
     if any(_may_be_a_size(v, dims, types) for v in inputs if v in captured and not v.is_graph_input()):
         return {}
     feed = _zeros(inputs, dims, types)
-    if feed is None or _weight_bytes(graph, constants) > _MAX_MODEL_BYTES:
+    if feed is None:
         return {}
-    proto = ir.to_proto(graph)
+    proto = onnx.GraphProto()
+    proto.CopyFrom(bare)
     del proto.input[:], proto.output[:]
     for value in inputs:
         kind, shape = type_of(types[value]).value, feed[value.name or ""].shape
@@ -64,8 +73,54 @@ def measured_shapes(
     for value, name in zip(wanted, names, strict=True):
         proto.node.add(op_type="Shape", input=[value.name or ""], output=[name])
         proto.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, None))
-    found = _run(_as_model(model, proto), feed, names)
+    _make_zeros(proto)
+    whole = onnx.ModelProto(
+        ir_version=model.ir_version, graph=proto, opset_import=model.opset_import, functions=model.functions
+    )
+    found = _run(whole.SerializeToString(), feed, names)
     return {v: tuple(int(d) for d in shape) for v, shape in zip(wanted, found, strict=False)}
+
+
+def _make_zeros(graph: onnx.GraphProto) -> None:
+    """Let weights without values be made as zeros when they are needed, and freed again."""
+    nodes: list[onnx.NodeProto] = []
+    initializers: list[onnx.TensorProto] = []
+    for tensor in graph.initializer:
+        if _has_values(tensor):
+            initializers.append(tensor)
+        else:
+            nodes += _zeros_of(tensor, tensor.name)
+    for node in graph.node:
+        for attr in node.attribute:
+            for inner in (*((attr.g,) if attr.type == onnx.AttributeProto.GRAPH else ()), *attr.graphs):
+                _make_zeros(inner)
+        constants = [a.t for a in node.attribute if node.op_type == "Constant" and a.name == "value"]
+        if constants and not _has_values(constants[0]):
+            nodes += _zeros_of(constants[0], node.output[0])
+        else:
+            nodes.append(node)
+    kept = onnx.GraphProto(initializer=initializers, node=nodes)
+    graph.ClearField("initializer")
+    graph.ClearField("node")
+    graph.MergeFrom(kept)
+
+
+def _has_values(tensor: onnx.TensorProto) -> bool:
+    stored = (
+        tensor.raw_data, tensor.float_data, tensor.int32_data, tensor.int64_data, tensor.double_data,
+        tensor.uint64_data, tensor.string_data,
+    )  # fmt: skip
+    return 0 in tensor.dims or any(stored)
+
+
+def _zeros_of(tensor: onnx.TensorProto, name: str) -> list[onnx.NodeProto]:
+    """Nodes that make zeros of a tensor's type and dimensions."""
+    dims = onnx.helper.make_tensor("", onnx.TensorProto.INT64, [len(tensor.dims)], list(tensor.dims))
+    zero = onnx.helper.make_tensor("", tensor.data_type, [1], [0])
+    return [
+        onnx.helper.make_node("Constant", [], [f"{name}{_DIMS}"], value=dims),
+        onnx.helper.make_node("ConstantOfShape", [f"{name}{_DIMS}"], [name], value=zero),
+    ]
 
 
 def _captured(graph: ir.Graph, known: set[ir.Value]) -> Iterator[ir.Value]:
@@ -107,26 +162,15 @@ def _zeros(
     return feed
 
 
-def _weight_bytes(graph: ir.Graph, constants: Sequence[ir.Value]) -> int:
-    held = [v.const_value for v in graph.initializers.values()] + [constant(v) for v in constants]
-    return sum(int(t.nbytes) for t in held if t is not None)
-
-
 def _as_initializer(value: ir.Value) -> onnx.TensorProto:
+    """A constant of a graph around; large ones without their values."""
     tensor = constant(value)
     assert tensor is not None
-    proto = onnx.TensorProto()
-    proto.CopyFrom(ir.to_proto(tensor))
+    proto = onnx.TensorProto(data_type=tensor.dtype.value, dims=[int(d) for d in tensor.shape.numpy()])
+    if keeps_values(tensor):
+        proto.CopyFrom(ir.to_proto(tensor))
     proto.name = value.name or ""
     return proto
-
-
-def _as_model(model: Model, graph: onnx.GraphProto) -> bytes:
-    proto = onnx.ModelProto(ir_version=model.ir.ir_version, graph=graph)
-    for domain, version in model.ir.opset_imports.items():
-        proto.opset_import.add(domain=domain, version=version)
-    proto.functions.extend(ir.to_proto(f) for f in model.ir.functions.values())
-    return bytes(proto.SerializeToString())
 
 
 def _run(

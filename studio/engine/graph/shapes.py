@@ -14,7 +14,7 @@ from typing import TypeVar
 import onnx
 import onnx_ir as ir
 
-from studio.engine.graph.measured import measured_shapes
+from studio.engine.graph.measured import keeps_values, measured_shapes
 from studio.engine.graph.model import Model, graphs, subgraphs, type_name
 from studio.engine.graph.sizes import named_shape
 from studio.engine.graph.standins import use_stand_ins
@@ -23,8 +23,7 @@ from studio.engine.graph.strip import bare_proto
 T = TypeVar("T")
 Dims = tuple[int | str, ...]
 UNKNOWN = "?"
-# Inference reads the values of small tensors: shapes, axes, scales.
-_SMALL_BYTES = 8192
+_ZEROS_OPSET = 9  # the first that can make zeros in the place of weights
 
 
 @dataclass(frozen=True)
@@ -61,13 +60,14 @@ def infer_shapes(model: Model, input_sizes: Mapping[str, int], *, run: bool = Tr
         input_sizes: by dimension name, see `dynamic_dimensions`.
         run: ask onnxruntime where inference does not know.
     """
-    dims, types = _inferred(model, input_sizes)
+    bare = bare_proto(model, keep=lambda t: model.opset < _ZEROS_OPSET or keeps_values(t))
+    dims, types = _inferred(model, bare, input_sizes)
     _declared(model, input_sizes, dims, types)
     if run and not _nested(model):
-        for _path, graph in graphs(model):
+        for graph, proto in _side_by_side(model.graph, bare.graph):
             unknown = [v for n in graph for v in n.outputs if v.name and not _is_known(dims.get(v))]
             if unknown:
-                dims.update(measured_shapes(model, graph, unknown, dims, types))
+                dims.update(measured_shapes(bare, graph, proto, unknown, dims, types))
     return Shapes(dims, types, _by_name(model, dims), _by_name(model, types))
 
 
@@ -76,10 +76,11 @@ def _is_known(dims: Dims | None) -> bool:
 
 
 def _inferred(
-    model: Model, input_sizes: Mapping[str, int]
+    model: Model, bare: onnx.ModelProto, input_sizes: Mapping[str, int]
 ) -> tuple[dict[ir.Value, Dims], dict[ir.Value, str]]:
     """What onnx infers from the inputs alone; declared shapes are of other input sizes perhaps."""
-    proto = bare_proto(model, keep_below=_SMALL_BYTES)
+    proto = onnx.ModelProto()
+    proto.CopyFrom(bare)
     for info, value in zip(proto.graph.input, model.graph.inputs, strict=True):
         if not value.is_initializer():
             _choose_sizes(info, named_shape(value), input_sizes)

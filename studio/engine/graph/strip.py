@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import onnx
 import onnx_ir as ir
 
@@ -15,20 +17,22 @@ def strip(model: Model) -> Model:
     return bare
 
 
-def bare_proto(model: Model, keep_below: int = 0) -> onnx.ModelProto:
+def bare_proto(
+    model: Model, keep: Callable[[ir.TensorProtocol], bool] = lambda _tensor: False
+) -> onnx.ModelProto:
     """The model as protobuf, its weights without values.
 
     For the time of writing, the model's tensors are exchanged; that is far cheaper than a copy.
 
     Args:
         model: as it was when this returns.
-        keep_below: tensors of fewer bytes keep their values (shape inference reads small ones).
+        keep: which tensors keep their values (shape inference reads small ones).
     """
     whole: list[ir.TensorProtocol] = []
 
     def empty(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
         whole.append(tensor)
-        return _without_values(tensor, name) if tensor.nbytes >= keep_below else tensor
+        return tensor if keep(tensor) else _without_values(tensor, name)
 
     change_tensors(model, empty)
     try:
