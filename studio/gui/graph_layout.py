@@ -75,6 +75,7 @@ def layered(count: int, edges: Sequence[Edge], aspect: float) -> Generator[None,
     if not count:
         return Laid(())
     layers = ranks(count, edges)
+    yield
     across = yield from _across(layers, edges)
     return _folded(layers, across, aspect)
 
@@ -83,6 +84,7 @@ def _across(layers: list[int], edges: Sequence[Edge]) -> Generator[None, None, l
     """The place of every node within its layer, in lanes."""
     across = [0.0] * len(layers)
     band_of = _bands(layers)
+    yield
     inside: list[list[Edge]] = [[] for _ in range(max(band_of) + 1)]
     before: list[list[Edge]] = [[] for _ in inside]  # edges that come in from an earlier band
     for tail, head in edges:
@@ -91,6 +93,7 @@ def _across(layers: list[int], edges: Sequence[Edge]) -> Generator[None, None, l
     nodes: list[list[int]] = [[] for _ in inside]
     for node, band in enumerate(band_of):
         nodes[band].append(node)
+    yield
     for band, members in enumerate(nodes):
         lanes = _sugiyama(members, inside[band], layers)
         shifts = [across[t] - lanes[h] for t, h in before[band] if band_of[t] < band]

@@ -23,13 +23,14 @@ from PySide6.QtWidgets import QToolTip, QWidget
 
 from studio.app.project import Version
 from studio.gui.canvas import Canvas, Direction, Paint
-from studio.gui.graph_layout import LANE, Laid, Place, layered
+from studio.gui.graph_layout import LANE, Place, layered
 from studio.gui.theme import Theme, contrast, mix
 from studio.records.model import Outline, OutlineNode
 
 _BOX = (122.0, 40.0)
 _MARGIN = 40.0
 _CHUNK_SECONDS = 0.008  # of layout between two events
+_CHUNK = 1000  # boxes or lines made at a time
 _TILE = 1500.0  # side of the squares that nodes and edges are sorted into
 _WORDS_AT, _ROUND_AT = 0.45, 0.2  # zoom from which boxes have words, and round corners
 _MOST, _LEAST = 2.5, 0.003
@@ -43,9 +44,9 @@ class Overview(Canvas):
         self._theme = theme
         self._outline = Outline(nodes=(), edges=())
         self._boxes: list[QRectF] = []
-        self._tiles: dict[tuple[int, int], list[int]] = {}
         self._lines: list[QLineF] = []
-        self._line_tiles: dict[tuple[int, int], list[int]] = {}
+        self._tiles, self._line_tiles = Tiles(), Tiles()
+        self._all = QRectF()
         self._of_layer: dict[str, list[int]] = {}
         self._paints: dict[str, Paint] = {}
         self._selected: set[int] = set()
@@ -53,8 +54,7 @@ class Overview(Canvas):
         self._shown = -1
         self._chosen: tuple[str, ...] = ()
         self._direction: Direction = "horizontal"
-        self._laid: Laid | None = None
-        self._work: Generator[None, None, Laid] | None = None
+        self._work: Generator[None, None, None] | None = None
         self._zoom, self._origin = 1.0, QPointF()  # widget place = scene place * zoom + origin
         self._touched = False
         self._drag: tuple[QPointF, QPointF] | None = None
@@ -71,9 +71,9 @@ class Overview(Canvas):
         """Lay the version's outline out, a little between two events, then draw it."""
         self._outline = _without_constants(version.outline or Outline(nodes=(), edges=()))
         self._of_layer = _by_layer(self._outline.nodes, [layer.name for layer in version.layers])
-        self._laid, self._touched = None, False
+        self._touched = False
         self._boxes, self._lines, self._found = [], [], []
-        self._tiles, self._line_tiles = {}, {}
+        self._tiles, self._line_tiles = Tiles(), Tiles()
         self._selected = set()
         self._start()
 
@@ -138,7 +138,7 @@ class Overview(Canvas):
     def _start(self) -> None:
         room = max(self.width(), 1) / max(self.height(), 1)
         aspect = room if self._direction == "horizontal" else 1 / room
-        self._work = layered(len(self._outline.nodes), self._outline.edges, aspect)
+        self._work = self._lay_out(aspect)
         self._steps.start()
         self.update()
 
@@ -147,34 +147,39 @@ class Overview(Canvas):
         while self._work is not None and perf_counter() < end:
             try:
                 next(self._work)
-            except StopIteration as stop:
+            except StopIteration:
                 self._work = None
                 self._steps.stop()
-                self._take(stop.value)
 
-    def _take(self, laid: Laid) -> None:
-        self._laid = laid
+    def _lay_out(self, aspect: float) -> Generator[None, None, None]:
+        outline = self._outline
+        laid = yield from layered(len(outline.nodes), outline.edges, aspect)
+        yield
         places = laid.places
         if self._direction == "vertical":
             places = tuple((across * _BOX[0] / LANE * 1.25, along * 0.6) for along, across in places)
         width, height = _BOX
-        self._boxes = [QRectF(x - width / 2, y - height / 2, width, height) for x, y in places]
-        self._lines = [_line(places[a], places[b], self._direction) for a, b in self._outline.edges]
-        self._tiles = _tiled((box.x(), box.y(), box.right(), box.bottom()) for box in self._boxes)
-        self._line_tiles = _tiled(
-            (min(li.x1(), li.x2()), min(li.y1(), li.y2()), max(li.x1(), li.x2()), max(li.y1(), li.y2()))
-            for li in self._lines
-        )
+        boxes: list[QRectF] = []
+        lines: list[QLineF] = []
+        tiles, line_tiles = Tiles(), Tiles()
+        for start in range(0, len(places), _CHUNK):
+            for x, y in places[start : start + _CHUNK]:
+                boxes.append(QRectF(x - width / 2, y - height / 2, width, height))
+                tiles.add(boxes[-1])
+            yield
+        for start in range(0, len(outline.edges), _CHUNK):
+            for tail, head in outline.edges[start : start + _CHUNK]:
+                lines.append(_line(places[tail], places[head], self._direction))
+                line_tiles.add(QRectF(lines[-1].p1(), lines[-1].p2()).normalized())
+            yield
+        self._boxes, self._lines, self._tiles, self._line_tiles = boxes, lines, tiles, line_tiles
+        self._all = _around(places)
         self.fit()
         self.select(self._chosen, reveal=False)
-        self.ready.emit(len(self._boxes))
+        self.ready.emit(len(boxes))
 
     def _extent(self) -> QRectF:
-        if not self._boxes:
-            return QRectF()
-        left, right = min(b.left() for b in self._boxes), max(b.right() for b in self._boxes)
-        top, bottom = min(b.top() for b in self._boxes), max(b.bottom() for b in self._boxes)
-        return QRectF(left, top, right - left, bottom - top)
+        return self._all if self._boxes else QRectF()
 
     # ------------------------------------------------------------ painting
 
@@ -197,7 +202,7 @@ class Overview(Canvas):
         painter.scale(self._zoom, self._zoom)
         seen = self._scene_rect()
         self._paint_lines(painter, seen)
-        visible = _in_tiles(self._tiles, seen, len(self._boxes))
+        visible = self._tiles.within(seen)
         self._paint_boxes(painter, visible)
         if self._zoom >= _WORDS_AT:
             self._paint_words(painter, [i for i in visible if self._boxes[i].intersects(seen)])
@@ -208,7 +213,7 @@ class Overview(Canvas):
             (self._theme.tokens.canvas, self._theme.tokens.dim), 0.75 if self._zoom >= _ROUND_AT else 0.45
         )
         painter.setPen(QPen(color, 1.3 if self._zoom > 0.6 else 0))
-        painter.drawLines([self._lines[i] for i in _in_tiles(self._line_tiles, seen, len(self._lines))])
+        painter.drawLines([self._lines[i] for i in self._line_tiles.within(seen)])
 
     def _paint_boxes(self, painter: QPainter, visible: Iterable[int]) -> None:
         by_color: dict[str, list[QRectF]] = {}
@@ -275,7 +280,7 @@ class Overview(Canvas):
         scene = (place - self._origin) / self._zoom
         reach = 4 / self._zoom
         near = QRectF(scene.x() - reach, scene.y() - reach, 2 * reach, 2 * reach)
-        hits = [i for i in _in_tiles(self._tiles, near, len(self._boxes)) if self._boxes[i].intersects(near)]
+        hits = [i for i in self._tiles.within(near) if self._boxes[i].intersects(near)]
         if not hits:
             return None
         best = min(hits, key=lambda i: (self._boxes[i].center() - scene).manhattanLength())
@@ -416,20 +421,34 @@ def _line(tail: Place, head: Place, direction: Direction) -> QLineF:
     return QLineF(tail[0], tail[1] + half, head[0], head[1] - half)
 
 
-def _tiled(boxes: Iterable[tuple[float, float, float, float]]) -> dict[tuple[int, int], list[int]]:
-    """Indices of boxes (left, top, right, bottom) by the squares they touch."""
-    tiles: dict[tuple[int, int], list[int]] = {}
-    for index, (left, top, right, bottom) in enumerate(boxes):
-        for column in range(math.floor(left / _TILE), math.floor(right / _TILE) + 1):
-            for row in range(math.floor(top / _TILE), math.floor(bottom / _TILE) + 1):
-                tiles.setdefault((column, row), []).append(index)
-    return tiles
+def _around(places: Sequence[Place]) -> QRectF:
+    """The rectangle of all boxes."""
+    width, height = _BOX
+    left, right = min((x for x, _ in places), default=0), max((x for x, _ in places), default=0)
+    top, bottom = min((y for _, y in places), default=0), max((y for _, y in places), default=0)
+    return QRectF(left - width / 2, top - height / 2, right - left + width, bottom - top + height)
 
 
-def _in_tiles(tiles: dict[tuple[int, int], list[int]], seen: QRectF, count: int) -> Iterable[int]:
-    """Indices that may be in a rectangle, each once."""
-    columns = range(math.floor(seen.left() / _TILE), math.floor(seen.right() / _TILE) + 1)
-    rows = range(math.floor(seen.top() / _TILE), math.floor(seen.bottom() / _TILE) + 1)
-    if len(columns) * len(rows) >= len(tiles):
-        return range(count)
-    return {index for column in columns for row in rows for index in tiles.get((column, row), ())}
+class Tiles:
+    """Indices of rectangles by the squares they touch, so that only what is seen need be looked at."""
+
+    def __init__(self) -> None:
+        self._tiles: dict[tuple[int, int], list[int]] = {}
+        self._count = 0
+
+    def add(self, box: QRectF) -> None:
+        """Add the next rectangle."""
+        columns = range(math.floor(box.left() / _TILE), math.floor(box.right() / _TILE) + 1)
+        rows = range(math.floor(box.top() / _TILE), math.floor(box.bottom() / _TILE) + 1)
+        for column in columns:
+            for row in rows:
+                self._tiles.setdefault((column, row), []).append(self._count)
+        self._count += 1
+
+    def within(self, seen: QRectF) -> Iterable[int]:
+        """Indices of what may be in a rectangle, each once."""
+        columns = range(math.floor(seen.left() / _TILE), math.floor(seen.right() / _TILE) + 1)
+        rows = range(math.floor(seen.top() / _TILE), math.floor(seen.bottom() / _TILE) + 1)
+        if len(columns) * len(rows) >= len(self._tiles):
+            return range(self._count)
+        return {index for column in columns for row in rows for index in self._tiles.get((column, row), ())}

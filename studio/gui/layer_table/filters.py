@@ -12,11 +12,12 @@ import operator
 import re
 from collections.abc import Callable
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import TypeAlias
 
 from studio.base.errors import StudioError
-from studio.base.units import parse_count
-from studio.gui.figures import BY_ID, COLUMNS, Column, Figures, shown_as, unit_of
+from studio.base.units import parse_count, shape
+from studio.gui.figures import BY_ID, COLUMNS, Column, Figures, shown_as, treatment_text, unit_of
 from studio.records.model import Layer
 
 Rule: TypeAlias = Callable[[Layer, Figures], bool]
@@ -76,7 +77,21 @@ def _field(name: str | None) -> Column:
 
 def _any_of(word: str) -> Rule:
     found = _finder(word)
-    return lambda layer, known: any(found(str(column.value(layer, known) or "")) for column in _SEARCHED)
+    if _is_glob(word):
+        return lambda layer, known: any(found(str(c.value(layer, known) or "")) for c in _SEARCHED)
+    wanted = _plain(word)
+    return lambda layer, known: (
+        wanted in _words_of(layer) or (layer.name in known.treatments and found(treatment_text(layer, known)))
+    )
+
+
+@lru_cache(maxsize=100_000)
+def _searched(name: str, op: str, dims: tuple[int, ...], dtype: str, precision: str) -> str:
+    return _plain("\n".join((name, op, shape(dims), dtype, f"keep {precision}")))
+
+
+def _words_of(layer: Layer) -> str:
+    return _searched(layer.name, layer.op, layer.weight_shape, layer.dtype, layer.precision)
 
 
 def _in_column(column: Column, word: str) -> Rule:
@@ -87,9 +102,13 @@ def _in_column(column: Column, word: str) -> Rule:
 def _finder(word: str) -> Callable[[str], bool]:
     """Whether a text contains `word`, case and kind of cross aside; a glob must match the whole text."""
     wanted = _plain(word)
-    if any(c in wanted for c in "*?"):
+    if _is_glob(wanted):
         return lambda text: fnmatchcase(_plain(text), wanted)
     return lambda text: wanted in _plain(text)
+
+
+def _is_glob(word: str) -> bool:
+    return "*" in word or "?" in word
 
 
 def _plain(text: str) -> str:

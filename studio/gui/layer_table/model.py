@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from PySide6.QtCore import QAbstractTableModel, QModelIndex, QObject, QPersistentModelIndex, Qt
+from PySide6.QtCore import QAbstractTableModel, QModelIndex, QObject, QPersistentModelIndex, Qt, Signal
 
 from studio.gui.figures import COLUMNS, Column, Figures, Value, column_title, heat, shown_as
 from studio.records.model import Layer
@@ -25,7 +25,15 @@ _RIGHT = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
 
 
 class LayerModel(QAbstractTableModel):
-    """Layers as rows, `COLUMNS` as columns."""
+    """Layers as rows, `COLUMNS` as columns.
+
+    Signals:
+        moving, moved: around every change of the order. A view drops its selection in between and
+            takes it up again by name: Qt would carry thousands of persistent indexes along, in seconds.
+    """
+
+    moving = Signal()
+    moved = Signal()
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -136,13 +144,11 @@ class LayerModel(QAbstractTableModel):
     # ------------------------------------------------------------ inside
 
     def _rearrange(self) -> None:
+        self.moving.emit()
         self.layoutAboutToBeChanged.emit()
-        moved = self.persistentIndexList()
-        names = [self.layer(index.row()).name for index in moved]
         self._arrange()
-        places = [self.index(self._row_of[n], i.column()) for n, i in zip(names, moved, strict=True)]
-        self.changePersistentIndexList(moved, places)
         self.layoutChanged.emit()
+        self.moved.emit()
 
     def _arrange(self) -> None:
         layers = self._known.layers

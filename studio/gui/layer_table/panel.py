@@ -133,6 +133,7 @@ class LayerTable(QWidget):
         self.view.customContextMenuRequested.connect(self._context_menu)
         header = self.view.horizontalHeader()
         header.customContextMenuRequested.connect(self._header_menu)
+        self._model.moved.connect(lambda: self._restore_selection(scroll=False))
         self._selection.changed.connect(self._selection_changed)
         self._theme.changed.connect(self._recolor)
         self._later.timeout.connect(lambda: self._show(figures(self._session.view)))

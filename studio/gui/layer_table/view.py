@@ -56,7 +56,11 @@ class LayerView(QTableView):
         rows.setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
         rows.setDefaultSectionSize(ROW_HEIGHT)
         self._set_up_header(self.horizontalHeader())
+        for header in (rows, self.horizontalHeader()):
+            # A header asks its selection about every section at every painting: seconds with scattered rows.
+            header.setSelectionModel(QItemSelectionModel(model, header))
         self.selectionModel().selectionChanged.connect(self._selection_changed)
+        model.moving.connect(self.selectionModel().reset)
 
     # ------------------------------------------------------------ selection
 
@@ -75,13 +79,15 @@ class LayerView(QTableView):
         row = self._layers.row_of(current)
         self._restoring = True
         flags = QItemSelectionModel.SelectionFlag
-        self.selectionModel().select(chosen, flags.ClearAndSelect)
+        self.selectionModel().reset()  # clearing thousands of scattered ranges one by one takes a second
+        self.selectionModel().select(chosen, flags.Select)
         if row >= 0:
             place = self._layers.index(row, max(0, self.currentIndex().column()))
             self.selectionModel().setCurrentIndex(place, flags.NoUpdate)
             if scroll:
                 self.scrollTo(place)
         self._restoring = False
+        self.viewport().update()
 
     def _selection_changed(self, _selected: QItemSelection, _deselected: QItemSelection) -> None:
         if not self._restoring:
