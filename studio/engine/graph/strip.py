@@ -22,24 +22,33 @@ def bare_proto(
 ) -> onnx.ModelProto:
     """The model as protobuf, its weights without values.
 
-    For the time of writing, the model's tensors are exchanged; that is far cheaper than a copy.
-
     Args:
         model: as it was when this returns.
         keep: which tensors keep their values (shape inference reads small ones).
     """
-    whole: list[ir.TensorProtocol] = []
+    return proto_with(model, lambda t, name: t if keep(t) else _without_values(t, name))
 
-    def empty(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
-        whole.append(tensor)
-        return tensor if keep(tensor) else _without_values(tensor, name)
 
-    change_tensors(model, empty)
+def proto_with(
+    model: Model, change: Callable[[ir.TensorProtocol, str], ir.TensorProtocol]
+) -> onnx.ModelProto:
+    """The model as protobuf with change(tensor, name) in the place of every tensor.
+
+    The model's tensors are exchanged while it is written and put back; that is far cheaper than a copy.
+    """
+    own: list[ir.TensorProtocol] = []
+
+    def exchange(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
+        changed = change(tensor, name)
+        own.append(tensor)
+        return changed
+
     try:
+        change_tensors(model, exchange)
         return ir.to_proto(model.ir)
     finally:
-        back = iter(whole)
-        change_tensors(model, lambda _tensor, _name: next(back))
+        back = iter(own)
+        change_tensors(model, lambda tensor, _name: next(back, tensor))
 
 
 def _without_values(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:

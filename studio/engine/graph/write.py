@@ -21,9 +21,9 @@ import onnx_ir as ir
 
 from studio.base.errors import StudioError
 from studio.engine.graph import wire
-from studio.engine.graph.model import Model, change_tensors, copy
+from studio.engine.graph.model import Model
 from studio.engine.graph.read import external_files
-from studio.engine.graph.strip import bare_proto
+from studio.engine.graph.strip import bare_proto, proto_with
 
 # Protobuf ends at 2 GiB; what is larger than this gets its weights in a file of their own.
 MAX_INLINE_BYTES = 1_500_000_000
@@ -62,7 +62,7 @@ def save(model: Model, path: Path, *, inline_bytes: int = MAX_INLINE_BYTES) -> i
     bare, tensors = _marked(model)
     try:
         if sum(t.nbytes for t in tensors) <= inline_bytes:
-            chunks = _splice(bytes(ir.to_proto(bare.ir).SerializeToString()), tensors)
+            chunks = _splice(bytes(bare.SerializeToString()), tensors)
             with _replacing(path) as stream:
                 written = _write(stream, chunks)
         else:
@@ -104,9 +104,8 @@ def _why_not(path: Path, error: OSError) -> tuple[str, str, str]:
 # ------------------------------------------------------------------ bytes
 
 
-def _marked(model: Model) -> tuple[Model, list[ir.TensorProtocol]]:
-    """A copy whose large tensors are marks, and these tensors by the number in their mark."""
-    bare = copy(model)
+def _marked(model: Model) -> tuple[onnx.ModelProto, list[ir.TensorProtocol]]:
+    """The model with marks for its large tensors, and these tensors by the number in their mark."""
     taken: list[ir.TensorProtocol] = []
 
     def mark(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
@@ -122,13 +121,12 @@ def _marked(model: Model) -> tuple[Model, list[ir.TensorProtocol]]:
         taken.append(tensor)
         return ir.TensorProtoTensor(stand_in)
 
-    change_tensors(bare, mark)
-    return bare, taken
+    return proto_with(model, mark), taken
 
 
 def _chunks(model: Model) -> list[wire.Chunk]:
     bare, tensors = _marked(model)
-    return _splice(bytes(ir.to_proto(bare.ir).SerializeToString()), tensors)
+    return _splice(bytes(bare.SerializeToString()), tensors)
 
 
 def _splice(data: bytes, tensors: list[ir.TensorProtocol]) -> list[wire.Chunk]:
@@ -168,15 +166,14 @@ def _write(stream: IO[bytes], chunks: list[wire.Chunk]) -> int:
 
 
 def _save_external(
-    bare: Model, tensors: list[ir.TensorProtocol], path: Path, before: tuple[Path, ...]
+    bare: onnx.ModelProto, tensors: list[ir.TensorProtocol], path: Path, before: tuple[Path, ...]
 ) -> int:
     """Weights first, under a name that nothing uses yet; then the model that names them."""
     name = f"{path.name}.data"
     if (path.parent / name).exists() or path.parent / name in before:
         name = f"{path.name}.{secrets.token_hex(4)}.data"
     places, total = _layout(tensors)
-    proto = ir.to_proto(bare.ir)
-    _point_outside(proto, tensors, places, name)
+    _point_outside(bare, tensors, places, name)
     data_path = path.parent / name
     with _replacing(data_path) as stream:
         for tensor, place in zip(tensors, places, strict=True):
@@ -184,7 +181,7 @@ def _save_external(
             stream.write(_contents(wire.Payload(tensor, tensor.nbytes)))
     try:
         with _replacing(path) as stream:
-            data = proto.SerializeToString()
+            data = bare.SerializeToString()
             stream.write(data)
     except BaseException:
         data_path.unlink(missing_ok=True)
