@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -13,7 +13,8 @@ import onnx_ir as ir
 from studio.base.progress import Progress
 from studio.engine import edit
 from studio.engine.graph import Model, constant, copy, graphs, holder, node_key, raise_opset
-from studio.engine.quantization import blocks, storage
+from studio.engine.layers import Listing
+from studio.engine.quantization import blocks, packing, storage
 from studio.engine.quantization.blocks import Blocks
 from studio.engine.quantization.calibrate import Feed
 from studio.engine.quantization.moments import row_moments
@@ -33,6 +34,13 @@ class Target:
     name: str
     key: str
     path: str
+
+
+def layer_constants(listing: Listing) -> set[str]:
+    """Names of everything stored that belongs to a layer."""
+    return {
+        value.name or "" for layer in listing.nodes.values() for value in (*layer.weights, *layer.constants)
+    }
 
 
 def positions(node: ir.Node) -> tuple[int, ...]:
@@ -98,6 +106,10 @@ class Writer:
         settings: bits, block size, form.
         targets: all layers that will be written.
         moments: by the name of a layer's input; None writes blank weights (for plans).
+        keep: names of the constants of all layers: what is left may be packed without loss.
+
+    Attributes:
+        packed: bytes saved by packing constants that belong to no layer.
     """
 
     def __init__(
@@ -106,6 +118,7 @@ class Writer:
         settings: QuantizeWeights,
         targets: Sequence[Target],
         moments: Mapping[str, Array] | None,
+        keep: Collection[str],
     ) -> None:
         self._settings, self._moments = settings, moments
         self.model = copy(model)
@@ -113,6 +126,7 @@ class Writer:
         forms = {form(n, settings) for n in self._nodes(wanted).values()}
         if "dequantized" in forms or ("unpacked" in forms and settings.bits < 8):
             self.model = raise_opset(model, 21)
+        self.packed = packing.pack(self.model, keep)
         self._layers = self._nodes(wanted)
         self._done: dict[int, Blocks] = {}
         self._made: set[ir.Value] = set()

@@ -147,7 +147,9 @@ def _write(listing: Listing, step: Step, names: list[str], context: Context, *, 
         rows = None if blank else _rows(listing, smoothed, context)
         smoothing.write(model, [t.key for t in smoothed], rows)
     rest = [t for t in targets if t.name not in products]
-    writer = weight_only.Writer(model, _BLOCKS, rest, None if blank else {})
+    writer = weight_only.Writer(
+        model, _BLOCKS, rest, None if blank else {}, weight_only.layer_constants(listing)
+    )
     nodes = {(path, node_key(n)): n for path, graph in graphs(writer.model) for n in graph}
     progress = context.progress.part(0.5, 1.0)
     for done, target in enumerate(targets):

@@ -110,7 +110,9 @@ def _write(
 ) -> Model:
     """The model with the named layers' weights as integers; blank ones where `moments` is None."""
     targets = [Target(name, listing.nodes[name].record.key, listing.nodes[name].path) for name in names]
-    writer = weight_only.Writer(listing.model, settings, targets, moments)
+    writer = weight_only.Writer(
+        listing.model, settings, targets, moments, weight_only.layer_constants(listing)
+    )
     progress = context.progress.part(0.4, 1.0)
     for done, target in enumerate(targets):
         progress.tick(done / len(targets), f"{target.name}: {settings.bits} bits")
