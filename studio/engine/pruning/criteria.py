@@ -6,7 +6,7 @@ Orders are nested: pruning more removes a superset.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,13 @@ from studio.engine.groups.atoms import Array
 from studio.engine.groups.grouping import ChannelGroup, Grouping
 from studio.engine.groups.trace import Reading, Trace
 from studio.engine.pruning.linear import Linear, linear
+from studio.engine.pruning.moments import Statistics
 from studio.engine.pruning.zeros import inverse_factor
+
+# Tried in this order, more only where the first learns the samples by heart.
+_DAMPINGS = (0.01, 0.1, 1.0)
+_OVERFIT = 1.5
+_MEASURE_EVERY = 6
 
 
 @dataclass(frozen=True)
@@ -125,7 +131,7 @@ def _order(scores: Array) -> Order:
 
 def by_data(
     grouping: Grouping,
-    moments: Mapping[str, Array],
+    statistics: Mapping[str, Statistics],
     criterion: str,
     fallback: Mapping[str, Order],
     limits: Mapping[str, int],
@@ -143,21 +149,18 @@ def by_data(
     all_consumers = consumers(grouping.trace)
     for group in grouping.groups:
         readers = [
-            (consumer, moments[name][0], columns)
+            _reader(consumer, statistics[name], columns)
             for name, consumer in all_consumers.items()
-            if name in moments and (columns := _columns_of(grouping.trace, group, consumer)) is not None
+            if name in statistics and (columns := _columns_of(grouping.trace, group, consumer)) is not None
         ]
         if not readers:
             found[group.record.name] = fallback[group.record.name]
         elif criterion == "activation":
             found[group.record.name] = _order(
-                sum(_energy(consumer.weight[0], h)[columns].sum(axis=1) for consumer, h, columns in readers)
+                sum(_energy(r.w, r.moments())[r.columns].sum(axis=1) for r in readers)
             )
         else:
-            limit = limits.get(group.record.name, 0)
-            found[group.record.name] = eliminate(
-                [(c.weight[0], h, columns) for c, h, columns in readers], limit
-            )
+            found[group.record.name] = by_elimination(readers, limits.get(group.record.name, 0))
     return found
 
 
@@ -182,38 +185,142 @@ def _energy(w: Array, h: Array) -> Array:
     return np.asarray(np.square(w).sum(axis=0) * np.diag(h) / power)
 
 
-def eliminate(readers: list[tuple[Array, Array, Array]], limit: int, steps: int = 48) -> Order:
+@dataclass(frozen=True)
+class Reader:
+    """A layer that reads a group.
+
+    Attributes:
+        w: its matrix (rows, cols).
+        statistics: of its input.
+        centred: it has a bias, which makes up for means.
+        columns: of every channel (width, per channel).
+    """
+
+    w: Array
+    statistics: Statistics
+    centred: bool
+    columns: Array
+
+    def moments(self, half: int | None = None) -> Array:
+        """H (cols, cols)."""
+        return np.asarray(self.statistics.moments(half, centred=self.centred)[0])
+
+
+def _reader(consumer: Consumer, statistics: Statistics, columns: Array) -> Reader:
+    node = consumer.reading.node
+    users = tuple(node.outputs[0].uses())
+    added = (
+        len(users) == 1
+        and users[0].node.op_type == "Add"
+        and constant(users[0].node.inputs[1 - users[0].idx])
+    )
+    biased = (len(node.inputs) > 2 and node.inputs[2] is not None) or bool(added)
+    return Reader(consumer.weight[0], statistics, biased, columns)
+
+
+def by_elimination(readers: Sequence[Reader], limit: int) -> Order:
+    """Eliminate on one half of the samples, with the error measured on the other.
+
+    Where few samples meet many columns, making up for the gone ones learns the samples by heart: then
+    stronger damping is tried, and the order comes from all samples with the damping that served best.
+    """
+    found: list[tuple[float, float, Order]] = []
+    for damping in _DAMPINGS:
+        order, expected = eliminate(readers, limit, 0, 1, damping)
+        reached = max(1, min(limit, len(order.channels) - 1))
+        seen = float(order.error[reached])
+        found.append((seen, damping, order))
+        if len(found) == 1 and seen <= _OVERFIT * expected:
+            return order
+    _seen, damping, measured = min(found, key=lambda item: item[0])
+    order, _ = eliminate(readers, limit, None, None, damping)
+    return Order(order.channels, measured.error)
+
+
+def eliminate(
+    readers: Sequence[Reader],
+    limit: int,
+    train: int | None,
+    test: int | None,
+    damping: float,
+    steps: int = 48,
+) -> tuple[Order, float]:
     """Remove channels a few at a time, always those that cost least with the others making up for them.
 
     Args:
-        readers: of every layer that reads the group: W (rows, cols), H (cols, cols), columns (width, per channel).
+        readers: every layer that reads the group.
         limit: after so many the order is that of the last round, which nobody asks for.
+        train: the half of the samples that decides; None = both.
+        test: the half on which the error is measured.
+        damping: see `zeros.inverse_factor`.
         steps: in about how many rounds; a round brings W and H⁻¹ up to date.
+
+    Returns:
+        The order, and the error at `limit` that the deciding half expects.
     """
-    width = len(readers[0][2])
-    states = []
-    for w, h, columns in readers:
-        factor = inverse_factor(h)
-        power = max(float(((w @ h) * w).sum()), 1e-30)
-        states.append([w / np.sqrt(power), factor.T @ factor, columns])
+    width = len(readers[0].columns)
+    states = [_State(reader, train, test, damping) for reader in readers]
     left = np.arange(width)
     order: list[int] = []
-    error = [0.0]
+    expected = [0.0]
+    marks: list[tuple[int, float]] = [(0, 0.0)]
     chunk = max(1, width // steps)
+    rounds = 0
     while len(left):
         if len(order) >= limit:
             chunk = len(left)
-        scores = np.zeros(len(left))
-        for w, inverse, columns in states:
-            scores += _structure_errors(w, inverse, columns[left])
+        scores = np.sum([state.scores(left) for state in states], axis=0)
         gone = np.argsort(scores, kind="stable")[: min(chunk, len(left))]
         for k in gone:
             order.append(int(left[k]))
-            error.append(error[-1] + float(scores[k]))
-        for state in states if len(gone) < len(left) else ():
-            _remove(state, state[2][left[gone]].reshape(-1))
+            expected.append(expected[-1] + float(scores[k]))
+        if len(gone) < len(left):
+            for state in states:
+                state.remove(left[gone])
         left = np.delete(left, gone)
-    return Order(np.array(order), np.array(error))
+        rounds += 1
+        if len(left) and (rounds % _MEASURE_EVERY == 0 or len(order) >= limit):
+            marks.append((len(order), sum(state.error() for state in states)))
+    at = np.arange(width + 1)
+    ratio = np.interp(
+        at, [m for m, _ in marks], [e / max(expected[m], 1e-12) if m else 1.0 for m, e in marks]
+    )
+    error = np.maximum.accumulate(np.array(expected) * ratio)
+    return Order(np.array(order), error), expected[min(limit, width)]
+
+
+class _State:
+    """W and H⁻¹ of one reader while channels go."""
+
+    def __init__(self, reader: Reader, train: int | None, test: int | None, damping: float) -> None:
+        h = reader.moments(train)
+        self._check = h if train == test else reader.moments(test)
+        power = max(float(((reader.w @ self._check) * reader.w).sum()), 1e-30)
+        self._start = reader.w / np.sqrt(power)
+        self._w = self._start.copy()
+        factor = inverse_factor(h, damping)
+        self._inverse = factor.T @ factor
+        self._columns = reader.columns
+
+    def scores(self, channels: Array) -> Array:
+        """What each channel would cost: (channels,)."""
+        return _structure_errors(self._w, self._inverse, self._columns[channels])
+
+    def error(self) -> float:
+        """Share of the output's power that is wrong now, on the half that checks."""
+        change = self._start - self._w
+        return float(((change @ self._check) * change).sum())
+
+    def remove(self, channels: Array) -> None:
+        """Bring W and H⁻¹ up to date; what is gone becomes zero (one on the diagonal)."""
+        gone = self._columns[channels].reshape(-1)
+        solved = np.linalg.solve(self._inverse[np.ix_(gone, gone)], self._inverse[gone])
+        self._w = self._w - self._w[:, gone] @ solved
+        self._inverse = self._inverse - self._inverse[:, gone] @ solved
+        self._w[:, gone] = 0.0
+        self._inverse[gone] = 0.0
+        self._inverse[:, gone] = 0.0
+        self._inverse[gone, gone] = 1.0
 
 
 def _structure_errors(w: Array, inverse: Array, columns: Array) -> Array:
@@ -225,15 +332,3 @@ def _structure_errors(w: Array, inverse: Array, columns: Array) -> Array:
     parts = w[:, columns].transpose(1, 2, 0)  # (channels, b, rows)
     solved = np.linalg.solve(blocks, parts)
     return np.asarray((parts * solved).sum(axis=(1, 2)))
-
-
-def _remove(state: list[Array], gone: Array) -> None:
-    """Bring W and H⁻¹ up to date after columns went; their rows and columns become zero (one on the diagonal)."""
-    w, inverse, _columns = state
-    solved = np.linalg.solve(inverse[np.ix_(gone, gone)], inverse[gone])
-    state[0] = w - w[:, gone] @ solved
-    state[1] = inverse - inverse[:, gone] @ solved
-    state[0][:, gone] = 0.0
-    state[1][gone] = 0.0
-    state[1][:, gone] = 0.0
-    state[1][gone, gone] = 1.0

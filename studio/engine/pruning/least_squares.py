@@ -18,7 +18,7 @@ import numpy.typing as npt
 Array: TypeAlias = npt.NDArray[Any]
 
 # Candidates for λ, relative to the mean diagonal of G.
-_RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+_RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 
 
 @dataclass

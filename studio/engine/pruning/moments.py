@@ -7,6 +7,7 @@ memory stay bounded for any image size.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -34,6 +35,31 @@ def row_budget(columns: int) -> int:
     return int(np.clip(_ROWS_PER_COLUMN * columns, _LEAST_ROWS, _MOST_ROWS))
 
 
+@dataclass
+class Statistics:
+    """Sums over the rows of a layer's input, in two halves of the samples, so that one can check the other.
+
+    Attributes:
+        n: rows (2,).
+        x: sums (2, groups, cols).
+        xx: sums of products (2, groups, cols, cols).
+    """
+
+    n: Array
+    x: Array
+    xx: Array
+
+    def moments(self, half: int | None = None, *, centred: bool = False) -> Array:
+        """Mean products (groups, cols, cols), of one half or of both, around the mean if asked."""
+        pick = slice(None) if half is None or not self.n[half] else slice(half, half + 1)
+        n = max(1, int(self.n[pick].sum()))
+        found = self.xx[pick].sum(axis=0) / n
+        if centred:
+            mean = self.x[pick].sum(axis=0) / n
+            found = found - mean[:, :, None] * mean[:, None, :]
+        return np.asarray(found)
+
+
 def second_moments(
     model: Model,
     layers: Mapping[str, tuple[str, Linear]],
@@ -41,8 +67,8 @@ def second_moments(
     seed: int,
     progress: Progress,
     threads: int = 0,
-) -> dict[str, Array]:
-    """H (groups, cols, cols) of every layer, float64, mean over rows.
+) -> dict[str, Statistics]:
+    """Statistics of the inputs of every layer.
 
     Args:
         model: as it is run.
@@ -52,31 +78,41 @@ def second_moments(
         progress: ticked before every run.
         threads: of onnxruntime.
     """
-    found: dict[str, Array] = {}
+    found: dict[str, Statistics] = {}
     parts = _parts(layers)
     for number, names in enumerate(parts):
         rng = np.random.default_rng(seed)
-        rows = dict.fromkeys(names, 0)
         inputs = list(dict.fromkeys(layers[name][0] for name in names))
         runs = max(1, data.runs())
         here = progress.part(number / len(parts), (number + 1) / len(parts))
-        for values in stream(model, inputs, data.feeds(), here, threads, total=runs):
+        for turn, values in enumerate(stream(model, inputs, data.feeds(), here, threads, total=runs)):
             for name in names:
                 value, view = layers[name]
                 x = values[value]
                 out = view.output_shape(x.shape)
-                at = sample(rng, view.positions(out), -(-row_budget(_columns(view)) // runs))
-                matrix = view.rows(x, out, at)
-                product = matrix.transpose(0, 2, 1) @ matrix
-                found[name] = found[name] + product if name in found else product.astype(np.float64)
-                rows[name] += len(at)
-        for name in names:
-            if name in found:
-                found[name] /= max(1, rows[name])
+                at = sample(rng, view.positions(out), -(-row_budget(columns_of(view)) // runs))
+                rows = view.rows(x, out, at)  # (groups, n, cols)
+                if name not in found:
+                    g, k = rows.shape[0], rows.shape[2]
+                    found[name] = Statistics(
+                        np.zeros(2, np.int64), np.zeros((2, g, k)), np.zeros((2, g, k, k))
+                    )
+                _add(found[name], rows, turn, runs)
     return found
 
 
-def _columns(view: Linear) -> int:
+def _add(to: Statistics, rows: Array, turn: int, runs: int) -> None:
+    """Feeds take turns between the halves; a single feed is divided."""
+    middle = rows.shape[1] // 2
+    pieces = ((turn % 2, rows),) if runs > 1 else ((0, rows[:, :middle]), (1, rows[:, middle:]))
+    for half, piece in pieces:
+        to.n[half] += piece.shape[1]
+        to.x[half] += piece.sum(axis=1, dtype=np.float64)
+        to.xx[half] += piece.transpose(0, 2, 1) @ piece
+
+
+def columns_of(view: Linear) -> int:
+    """Columns of a layer's matrix."""
     if view.kind == "matrix":
         return view.shape[0 if view.transposed else 1]
     return view.taps * (view.shape[1] if view.kind == "conv" else view.shape[0] // view.groups)
@@ -86,7 +122,7 @@ def _parts(layers: Mapping[str, tuple[str, Linear]]) -> list[list[str]]:
     parts: list[list[str]] = [[]]
     held = 0
     for name, (_value, view) in layers.items():
-        size = 8 * view.groups * _columns(view) ** 2
+        size = 16 * view.groups * columns_of(view) ** 2
         if held + size > _BYTES and parts[-1]:
             parts.append([])
             held = 0

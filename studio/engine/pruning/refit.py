@@ -26,7 +26,7 @@ from studio.engine.groups.grouping import kept
 from studio.engine.groups.trace import Trace
 from studio.engine.pruning.least_squares import Fit, Moments, fit
 from studio.engine.pruning.linear import Linear, linear
-from studio.engine.pruning.moments import row_budget, sample
+from studio.engine.pruning.moments import columns_of, row_budget, sample
 from studio.engine.pruning.stepper import Stepper
 
 
@@ -103,7 +103,7 @@ class Refit:
         xs = self._cut.get(_value(target.new.inputs[0]))
         ys = self._targets_of(target)
         halves = [(Moments(), Moments()) for _ in range(target.after.groups)]
-        budget = -(-row_budget(_columns(target.after)) // max(1, len(xs)))
+        budget = -(-row_budget(columns_of(target.after)) // max(1, len(xs)))
         for number, (x, y) in enumerate(zip(xs, ys, strict=True)):
             at = sample(self._rng, target.after.positions(y.shape), budget)
             rows, wanted = target.after.rows(x, y.shape, at), target.after.targets(y, at)
@@ -272,12 +272,6 @@ def _inverted(y: Array, affine: tuple[Array, Array] | None, mask: Array, axis: i
 
 def _compress(y: Array, mask: Array, axis: int) -> Array:
     return y if mask.all() else np.compress(mask, y, axis=axis)
-
-
-def _columns(view: Linear) -> int:
-    if view.kind == "matrix":
-        return view.shape[0 if view.transposed else 1]
-    return view.taps * (view.shape[1] if view.kind == "conv" else view.shape[0] // view.groups)
 
 
 def _value(value: ir.Value | None) -> ir.Value:

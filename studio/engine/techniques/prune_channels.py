@@ -201,7 +201,7 @@ def _orders(
     weights = by_weights(grouping, "l2" if criterion in _NEEDS_DATA else criterion, context.seed)
     if criterion in _NEEDS_DATA and context.calibration is not None:
         wanted = {name: (c.value, c.view) for name, c in consumers(grouping.trace).items()}
-        moments = second_moments(
+        statistics = second_moments(
             listing.model,
             wanted,
             context.calibration,
@@ -209,7 +209,7 @@ def _orders(
             context.progress.part(0.0, 0.2),
             context.threads,
         )
-        weights = by_data(grouping, moments, criterion, weights, limits)
+        weights = by_data(grouping, statistics, criterion, weights, limits)
     context.memo[key] = weights
     return weights
 

@@ -20,7 +20,7 @@ from studio.engine.graph import Model, constant
 from studio.engine.groups.cut import Twins
 from studio.engine.layers import LayerNode, Listing
 from studio.engine.pruning.linear import Array, Linear, linear
-from studio.engine.pruning.moments import second_moments
+from studio.engine.pruning.moments import Statistics, second_moments
 from studio.engine.pruning.zeros import pattern, smallest, smallest_per_row, sparsegpt, wanda
 from studio.engine.techniques.contract import Context
 from studio.records.plan import Action, Plan, Refusal
@@ -80,7 +80,7 @@ class Sparsity:
         method = _method(settings, context)
         twins = Twins(listing.model)
         targets = {action.layer: _targets(listing.nodes[action.layer]) for action in plan.actions}
-        moments: dict[str, Array] = {}
+        moments: dict[str, Statistics] = {}
         if method != "magnitude":
             moments = _moments(listing, targets, context)
         done: set[ir.Value] = set()
@@ -166,7 +166,7 @@ def _targets(layer: LayerNode) -> list[_Target]:
     ]
 
 
-def _moments(listing: Listing, targets: dict[str, list[_Target]], context: Context) -> dict[str, Array]:
+def _moments(listing: Listing, targets: dict[str, list[_Target]], context: Context) -> dict[str, Statistics]:
     if context.calibration is None:
         raise StudioError("Sparsity by Wanda or SparseGPT needs calibration data", "none were given")
     wanted = {
@@ -189,12 +189,15 @@ def _moments(listing: Listing, targets: dict[str, list[_Target]], context: Conte
     return found if isinstance(found, dict) else {}
 
 
-def _zeroed(weight: Array, target: _Target, settings: Sparsify, method: str, moments: Array | None) -> Array:
+def _zeroed(
+    weight: Array, target: _Target, settings: Sparsify, method: str, statistics: Statistics | None
+) -> Array:
     """The weights with their zeros, shaped as stored."""
     run = _run(settings)
-    if target.view is None or moments is None:
+    if target.view is None or statistics is None:
         return _by_magnitude(weight, target.in_axis, settings.ratio, run)
     seen = weight if target.perm is None else weight.transpose(target.perm)
+    moments = statistics.moments()
     matrices = target.view.matrix(seen.astype(np.float64))
     found = np.stack(
         [_treated(w, h, settings.ratio, run, method) for w, h in zip(matrices, moments, strict=True)]
