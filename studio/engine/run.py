@@ -57,8 +57,15 @@ def apply_steps(
     return model, tuple(plans)
 
 
-def apply(asked: task.Apply, progress: Progress, emit: Callable[[task.News], None]) -> task.Applied:
+def apply(
+    asked: task.Apply,
+    progress: Progress,
+    emit: Callable[[task.News], None],
+    enough: Callable[[], bool] = lambda: False,
+) -> task.Applied:
     """Answer an `Apply`: carry out the recipe, write the result, report size and latency on the way.
+
+    `enough` ends training early with the best so far.
 
     Raises:
         StudioError: the model, the data, a step or the output path cannot be used.
@@ -72,6 +79,11 @@ def apply(asked: task.Apply, progress: Progress, emit: Callable[[task.News], Non
     context = Context(
         progress=progress.part(0.0, 0.95),
         calibration=open_calibration(asked.calibration, listing),
+        training=open_calibration(asked.training, listing),
+        teacher=_teacher(asked, model),
+        scratch=Path(asked.scratch) if asked.scratch else None,
+        enough=enough,
+        trained=lambda *what: emit(_trained(*what)),
         seed=asked.recipe.seed,
         threads=asked.threads,
         agreed=asked.agreed,
@@ -90,6 +102,17 @@ def apply(asked: task.Apply, progress: Progress, emit: Callable[[task.News], Non
         seconds=time.perf_counter() - started,
         notes=(*(note for plan in plans for note in plan.notes), *notes),
     )
+
+
+def _teacher(asked: task.Apply, model: Model) -> Model | None:
+    """Whom a student follows: the model named, else the one that the recipe starts from (when it changes it)."""
+    if asked.teacher:
+        return graph.load(Path(asked.teacher))
+    return model if asked.recipe.steps[1:] else None
+
+
+def _trained(step: int, total: int, loss: float, right: float | None, rate: float) -> task.Trained:
+    return task.Trained(step=step, total=total, loss=loss, accuracy=right, lr=rate)
 
 
 def _bytes_in_use(model: Model) -> int:

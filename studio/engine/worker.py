@@ -37,11 +37,12 @@ def serve() -> int:
     source, target = _own_streams()
     asks: queue.SimpleQueue[t.Ask] = queue.SimpleQueue()
     cancelled: set[int] = set()  # ids of tasks; one that has ended does no harm here
-    threading.Thread(target=_listen, args=(source, asks, cancelled), daemon=True).start()
+    finished: set[int] = set()
+    threading.Thread(target=_listen, args=(source, asks, cancelled, finished), daemon=True).start()
     while True:
         ask = asks.get()
         started = time.monotonic()
-        answer = _answer(ask, target, cancelled)
+        answer = _answer(ask, target, cancelled, finished)
         seconds = time.monotonic() - started
         write_frame(target, encode(t.Reply(id=ask.id, answer=answer, seconds=seconds)))
 
@@ -55,7 +56,9 @@ def _own_streams() -> tuple[IO[bytes], IO[bytes]]:
     return source, target
 
 
-def _listen(source: IO[bytes], asks: queue.SimpleQueue[t.Ask], cancelled: set[int]) -> None:
+def _listen(
+    source: IO[bytes], asks: queue.SimpleQueue[t.Ask], cancelled: set[int], finished: set[int]
+) -> None:
     try:
         while (frame := read_frame(source)) is not None:
             message: t.ToWorker = decode(frame, cast("type[t.ToWorker]", t.ToWorker))
@@ -64,11 +67,13 @@ def _listen(source: IO[bytes], asks: queue.SimpleQueue[t.Ask], cancelled: set[in
                     asks.put(ask)
                 case t.Cancel(id=task_id):
                     cancelled.add(task_id)
+                case t.Finish(id=task_id):
+                    finished.add(task_id)
     finally:  # also when a frame cannot be read: a worker that hears nothing must not stay
         os._exit(0)
 
 
-def _answer(ask: t.Ask, target: IO[bytes], cancelled: set[int]) -> t.Answer:
+def _answer(ask: t.Ask, target: IO[bytes], cancelled: set[int], finished: set[int]) -> t.Answer:
     def news(item: t.News) -> None:
         write_frame(target, encode(t.Note(id=ask.id, news=item)))
 
@@ -82,7 +87,8 @@ def _answer(ask: t.Ask, target: IO[bytes], cancelled: set[int]) -> t.Answer:
             news(t.Progressed(share=share, words=words))
 
     try:
-        return perform(ask.task, Progress(report, lambda: ask.id in cancelled), news)
+        progress = Progress(report, lambda: ask.id in cancelled)
+        return perform(ask.task, progress, news, lambda: ask.id in finished)
     except Cancelled:
         return t.Stopped()
     except StudioError as error:
@@ -143,7 +149,9 @@ def _stamp(path: Path) -> tuple[int, int]:
     return 0, 0
 
 
-def perform(task: t.Task, progress: Progress, news: News) -> t.Answer:
+def perform(
+    task: t.Task, progress: Progress, news: News, enough: Callable[[], bool] = lambda: False
+) -> t.Answer:
     """Carry out one task; what a task needs is imported when one comes."""
     match task:
         case t.Inspect():
@@ -161,7 +169,7 @@ def perform(task: t.Task, progress: Progress, news: News) -> t.Answer:
         case t.Apply():
             from studio.engine.run import apply
 
-            return apply(task, progress, news)
+            return apply(task, progress, news, enough)
         case t.Scan():
             from studio.engine.sensitivity import scan
 

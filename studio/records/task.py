@@ -58,7 +58,7 @@ class DescribeData(TaskBase, frozen=True, kw_only=True, tag="describe_data"):
 
 
 class Apply(TaskBase, frozen=True, kw_only=True, tag="apply"):
-    """Carry out a recipe and write the result. News: Treated, TimedSoFar. Answer: Applied."""
+    """Carry out a recipe and write the result. News: Treated, TimedSoFar, Trained. Answer: Applied."""
 
     model: str
     recipe: Recipe
@@ -69,6 +69,9 @@ class Apply(TaskBase, frozen=True, kw_only=True, tag="apply"):
     threads: int = 0
     checkpoints: bool = True  # time the model so far at checkpoints
     agreed: bool = False  # the plans' questions were answered with yes
+    training: DataSpec | None = None  # samples to train on; None = the calibration samples
+    teacher: str = ""  # path of the model to distil from; '' = the model before the first step
+    scratch: str = ""  # folder for checkpoints of training, so that a killed run resumes; '' = none
 
 
 class Measure(TaskBase, frozen=True, kw_only=True, tag="measure"):
@@ -170,6 +173,24 @@ class TimedSoFar(NewsBase, frozen=True, kw_only=True, tag="timed"):
     high_ms: float
 
 
+class Trained(NewsBase, frozen=True, kw_only=True, tag="trained"):
+    """One step of training.
+
+    Attributes:
+        total: steps expected.
+        loss: smoothed.
+        accuracy: share of right answers (or of agreement with the teacher) on samples that do not teach, when
+            last judged; None where that means nothing.
+        lr: learning rate.
+    """
+
+    step: int
+    total: int
+    loss: float
+    accuracy: float | None = None
+    lr: float = 0.0
+
+
 class Measured(NewsBase, frozen=True, kw_only=True, tag="measured"):
     """One model's figures as far as they are known."""
 
@@ -182,7 +203,7 @@ class ScannedLayer(NewsBase, frozen=True, kw_only=True, tag="scanned_layer"):
     sensitivity: Sensitivity
 
 
-News: TypeAlias = Progressed | Treated | TimedSoFar | Measured | ScannedLayer
+News: TypeAlias = Progressed | Treated | TimedSoFar | Trained | Measured | ScannedLayer
 
 
 # ------------------------------------------------------------------ answers
@@ -347,7 +368,13 @@ class Cancel(Record, frozen=True, kw_only=True, tag="cancel", tag_field="frame")
     id: int
 
 
-ToWorker: TypeAlias = Ask | Cancel
+class Finish(Record, frozen=True, kw_only=True, tag="finish", tag_field="frame"):
+    """Studio to worker: end long work soon and keep the best so far (training); other work goes on."""
+
+    id: int
+
+
+ToWorker: TypeAlias = Ask | Cancel | Finish
 
 
 class Note(Record, frozen=True, kw_only=True, tag="note", tag_field="frame"):

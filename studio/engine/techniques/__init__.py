@@ -44,5 +44,13 @@ def find(settings: steps.Settings) -> Technique:
             from studio.engine.techniques.prune_channels import ChannelPruning
 
             return ChannelPruning()
+        case steps.Finetune():
+            from studio.engine.techniques.finetune import FineTuning
+
+            return FineTuning()
+        case steps.Distill():
+            from studio.engine.techniques.distill import Distillation
+
+            return Distillation()
         case _:
             raise LookupError(f"no technique for {type(settings).__name__}")

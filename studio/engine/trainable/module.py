@@ -117,6 +117,8 @@ class GraphModule(nn.Module):
         self._results = {v.name or "": compiler.slot(v) for v in (*model.graph.outputs, *watched)}
         self._template: list[Any] = [None] * compiler.size
         self.weights: dict[str, Weight] = {}
+        self.moving: dict[int, Held] = {}  # frozen constants that training changes all the same
+        self.held = compiler.constants
         frozen: list[Frozen] = []
         self._load_constants(compiler.constants, trainable, frozen)
         self.frozen = tuple(frozen)
@@ -178,6 +180,17 @@ class GraphModule(nn.Module):
         for step in live:  # what was folded is shared by all runs: never drop it
             step.frees = tuple(s for s in step.frees if s not in known and s not in kept)
         return live
+
+    @property
+    def steps(self) -> list[Step]:
+        """The steps of the main graph that run, in order; what runs may be exchanged."""
+        return self._live
+
+    def value(self, slot: int) -> Tensor:
+        """The frozen constant in a slot."""
+        value = self._template[slot]
+        assert isinstance(value, Tensor)
+        return value
 
     @property
     def device(self) -> torch.device:

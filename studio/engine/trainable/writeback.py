@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 import torch
 
 from studio.engine import edit, graph
@@ -32,6 +31,10 @@ def write_back(module: GraphModule) -> Model:
         array = stored(weight)
         if array is not None:
             edit.set_constant(places[weight.held.path, weight.held.value.name], array)
+    for slot, held in module.moving.items():
+        array = numpy_of(module.value(slot), held.tensor.dtype)
+        if not np.array_equal(array, held.tensor.numpy()):
+            edit.set_constant(places[held.path, held.value.name], array)
     return result
 
 
@@ -39,6 +42,6 @@ def stored(weight: Weight) -> np.ndarray[Any, Any] | None:
     """A weight in the model's own type; None where it is the same as before, bit for bit."""
     before = weight.held.tensor
     with torch.no_grad():
-        array = np.asarray(numpy_of(weight.current, ir.DataType(before.dtype)))
+        array = np.asarray(numpy_of(weight.current, before.dtype))
     old = before.numpy()
     return None if array.dtype == old.dtype and np.array_equal(array, old, equal_nan=True) else array

@@ -1,0 +1,66 @@
+"""A training run's state on disk, so that a killed run loses one interval and no more.
+
+Tensors lie in a safetensors file that is written beside the old one and then put in its place; numbers lie
+in its header. A checkpoint of another model, step or seed has another name and is never picked up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from torch import Tensor
+
+from studio.engine import graph
+from studio.engine.graph import Model
+from studio.records.steps import Step
+
+
+def checkpoint_path(folder: Path, model: Model, step: Step, seed: int, teacher: Model | None) -> Path:
+    """Where the checkpoint of exactly this run lies."""
+    digest = hashlib.sha256()
+    for part in (graph.to_bytes(model), b"" if teacher is None else graph.to_bytes(teacher)):
+        digest.update(hashlib.sha256(part).digest())
+    digest.update(msgspec.json.encode(step))
+    digest.update(str(seed).encode())
+    return folder / f"training-{digest.hexdigest()[:16]}.safetensors"
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+    """Write a checkpoint in one move."""
+    from safetensors.torch import save as encode
+
+    data = encode(
+        {n: t.detach().cpu().contiguous() for n, t in tensors.items()},
+        {"numbers": msgspec.json.encode(dict(numbers)).decode()},
+    )
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    Path(name).replace(path)
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """A checkpoint; None where there is none that can be read."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            numbers = msgspec.json.decode((file.metadata() or {}).get("numbers", "{}"))
+            return {n: file.get_tensor(n) for n in file.keys()}, numbers  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError, msgspec.DecodeError):
+        return None
+
+
+def drop(path: Path) -> None:
+    """Remove a checkpoint that has served."""
+    path.unlink(missing_ok=True)

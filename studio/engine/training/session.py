@@ -1,0 +1,222 @@
+"""From a model, data and wishes to a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from studio.base.errors import StudioError
+from studio.engine.accuracy.kinds import Kind, final_operator, kind_of
+from studio.engine.dataset import Dataset
+from studio.engine.graph import Model, copy, nodes
+from studio.engine.trainable import GraphModule, write_back
+from studio.engine.training.loop import Course, Hooks, Outcome, Trainer
+from studio.engine.training.losses import Objective, agreement, hits, relative_error
+from studio.engine.training.norms import Norms
+from studio.engine.training.samples import Sample, Samples
+from studio.engine.training.teacher import Teacher
+
+_SPARSE = 0.1  # share of zeros from which on they are a pattern that must stay
+_OBSERVED = 512  # samples that give the normalisations their first statistics
+_FEATURES = 6
+_FEW_SAMPLES = 4000  # with fewer, new ones are blended from old ones
+_BROKEN = 0.1  # share of wrong answers from which on a model is trained at full speed, with normalisations
+_GENTLEST = 0.1  # of the full speed, for a model that is nearly right
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a student is to learn.
+
+    Attributes:
+        data: samples, labelled or not.
+        teacher: whose answers to follow; None = labels only.
+        labels: weight of the labels beside the teacher's answers (1 without a teacher).
+        features: weight of the teacher's inner values.
+        temperature: of the answers.
+        batch: samples per step.
+        rate: of learning; 0 = what suits the architecture.
+        norms: normalise convolutions while training, where the model is badly damaged.
+        blend: blend samples; None = where there are few.
+        trained: asked for every weight by name; False keeps it.
+        course: how long.
+        seed: of order, split and blending.
+        threads: 0 = the runtime's choice.
+    """
+
+    data: Dataset
+    teacher: Model | None = None
+    labels: float = 0.0
+    features: float = 0.0
+    temperature: float = 1.0
+    batch: int = 64
+    rate: float = 0.0
+    norms: bool = True
+    blend: bool | None = None
+    trained: Callable[[str], bool] = lambda _name: True
+    course: Course = field(default_factory=Course)
+    seed: int = 0
+    threads: int = 0
+
+
+def train(student: Model, lesson: Lesson, hooks: Hooks) -> tuple[Model, Outcome]:
+    """A trained copy of the student.
+
+    Raises:
+        StudioError: the model cannot be differentiated, or there is nothing to train with.
+        Cancelled: at any tick.
+    """
+    threads = torch.get_num_threads()
+    torch.manual_seed(lesson.seed)
+    if lesson.threads:
+        torch.set_num_threads(lesson.threads)
+    try:
+        features = _common(student, lesson.teacher) if lesson.features and lesson.teacher is not None else ()
+        module = GraphModule(student, trainable=lesson.trained, watch=features)
+        if not module.weights:
+            raise StudioError(
+                "There is nothing to train", "none of the chosen layers has weights that can be trained"
+            )
+        outcome = teach(module, lesson, hooks, features)
+        if outcome.after >= outcome.before:  # nothing better was found
+            return copy(student), outcome
+        return write_back(module), outcome
+    finally:
+        torch.set_num_threads(threads)
+
+
+def teach(module: GraphModule, lesson: Lesson, hooks: Hooks, features: tuple[str, ...] = ()) -> Outcome:
+    """Train a module in place; see `train`."""
+    keep_zeros(module)
+    samples = Samples(lesson.data, lesson.batch, lesson.seed)
+    hooks.progress.tick(0.0, "reading samples")
+    blend = lesson.teacher is not None and samples.stacked
+    blend = blend and (samples.count < _FEW_SAMPLES if lesson.blend is None else lesson.blend)
+    teacher = None
+    if lesson.teacher is not None:
+        names = [*(v.name or "" for v in lesson.teacher.graph.outputs), *features]
+        teacher = Teacher(lesson.teacher, names, samples.total, lesson.threads)
+    first = next(samples.judges())
+    features = _alike(module, teacher, first, features)
+    objective = _objective(module, teacher, lesson, first, features)
+    damage = _damage(module, teacher, first, objective)
+    norms = _normed(module, samples) if lesson.norms and damage > _BROKEN else None
+    rate = lesson.rate or _usual_rate(module.model) * min(1.0, max(_GENTLEST, damage / _BROKEN))
+    course = replace(lesson.course, rate=rate, blend=blend)
+    trainer = Trainer(module, norms, teacher, samples, objective, course, hooks, lesson.seed)
+    outcome = trainer.run()
+    if norms is not None:
+        norms.fold()
+    return outcome
+
+
+def keep_zeros(module: GraphModule) -> None:
+    """Weights with a pattern of zeros keep it."""
+    for weight in module.weights.values():
+        mask = weight.parameter.detach() != 0
+        if weight.parameter.ndim > 1 and float((~mask).float().mean()) >= _SPARSE:
+            weight.transform = _Mask(mask)
+
+
+@dataclass(frozen=True)
+class _Mask:
+    mask: Tensor
+
+    def __call__(self, value: Tensor) -> Tensor:
+        return value * self.mask
+
+
+def _objective(
+    module: GraphModule, teacher: Teacher | None, lesson: Lesson, first: Sample, features: tuple[str, ...]
+) -> Objective:
+    source = lesson.teacher or module.model
+    with torch.no_grad():
+        answers = teacher.answers(first) if teacher is not None else module(first.feed)
+    name = module.outputs[0]
+    if name not in answers:
+        raise StudioError("The teacher answers something else", f"it has no output '{name}'")
+    kind: Kind = kind_of(answers[name].detach().numpy(), first.labels, final_operator(source))
+    use_labels = lesson.labels if teacher is not None else 1.0
+    if use_labels and first.labels is None:
+        raise StudioError(
+            "There are no labels to train with",
+            "the data set has none",
+            "Distil from a teacher: that needs none.",
+        )
+    return Objective(
+        outputs=module.outputs,
+        kind=kind,
+        answers=(1.0 - use_labels) if teacher is not None else 0.0,
+        labels=use_labels,
+        features=features,
+        feature_weight=lesson.features,
+        temperature=lesson.temperature,
+    )
+
+
+@torch.no_grad()
+def _damage(module: GraphModule, teacher: Teacher | None, first: Sample, objective: Objective) -> float:
+    """How wrong the model is to begin with, 0..1: wrong answers, or relative error where there are none."""
+    got = module(first.feed)
+    name = objective.outputs[0]
+    if teacher is None:
+        labels = torch.from_numpy(first.labels) if first.labels is not None else None
+        right, asked = hits(got[name], labels, objective.kind) if labels is not None else (0, 0)
+    else:
+        wanted = teacher.answers(first)
+        right, asked = agreement(got[name], wanted[name], objective.kind)
+        if not asked:
+            return min(1.0, float(relative_error(got[name], wanted[name])) ** 0.5)
+    return 1 - right / asked if asked else 1.0
+
+
+def _normed(module: GraphModule, samples: Samples) -> Norms | None:
+    norms = Norms(module)
+    norms.observe(on=True)
+    norms.train(False)
+    seen = 0
+    with torch.no_grad():
+        for sample in samples.endless():
+            module(sample.feed)
+            seen += len(next(iter(sample.feed.values())))
+            if seen >= min(_OBSERVED, samples.count):
+                break
+    norms.observe(on=False)
+    norms.start()
+    return norms if norms.any else None
+
+
+def _usual_rate(model: Model) -> float:
+    """Transformers want smaller steps than convolutions."""
+    ops = {n.op_type for n in nodes(model)}
+    return 5e-4 if "Softmax" in ops and "Conv" not in ops else 1e-3
+
+
+def _common(student: Model, teacher: Model) -> tuple[str, ...]:
+    """Names of residual sums that both have, a few, evenly spaced."""
+    theirs = {v.name for n in teacher.graph for v in n.outputs}
+    ours = {v.name for v in student.graph.outputs}
+    shared = [
+        n.outputs[0].name or ""
+        for n in student.graph
+        if n.op_type == "Add" and n.outputs[0].name in theirs - ours
+    ]
+    if len(shared) <= _FEATURES:
+        return tuple(shared)
+    return tuple(shared[round(i)] for i in np.linspace(0, len(shared) - 1, _FEATURES))
+
+
+def _alike(
+    module: GraphModule, teacher: Teacher | None, first: Sample, features: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Of the inner values, those that have the same shape in both and carry a gradient."""
+    if not features or teacher is None:
+        return ()
+    wanted: dict[str, Any] = teacher.answers(first)
+    got = module(first.feed)
+    return tuple(n for n in features if got[n].shape == wanted[n].shape and got[n].requires_grad)
