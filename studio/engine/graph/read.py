@@ -245,6 +245,8 @@ def _bind(model: Model, path: Path, data: memoryview) -> tuple[mmap.mmap, ...]:
     maps: dict[str, memoryview] = {_HERE: data}
 
     def bind(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
+        if isinstance(tensor, ir.TensorProtoTensor):
+            return _small(tensor, name)
         if not isinstance(tensor, ir.ExternalTensor):
             return tensor
         location = str(tensor.location)
@@ -255,6 +257,17 @@ def _bind(model: Model, path: Path, data: memoryview) -> tuple[mmap.mmap, ...]:
 
     change_tensors(model, bind)
     return tuple(view.obj for view in maps.values() if isinstance(view.obj, mmap.mmap))
+
+
+def _small(tensor: ir.TensorProtoTensor, name: str) -> ir.TensorProtocol:
+    """A tensor that was read with the model, as an array: whether it is sound shows here, not later."""
+    try:
+        array = tensor.numpy()
+    except (ValueError, TypeError) as error:
+        raise StudioError(f"the weight '{name}' is damaged", details=str(error)) from error
+    if tensor.dtype.bitwidth < 8:
+        return tensor
+    return ir.Tensor(array, dtype=tensor.dtype, name=tensor.name, doc_string=tensor.doc_string)
 
 
 def _bound(tensor: ir.ExternalTensor, name: str, data: memoryview) -> ir.TensorProtocol:
