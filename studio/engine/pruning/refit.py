@@ -52,6 +52,24 @@ class Target:
     affine: tuple[Array, Array] | None
     total: tuple[ir.Value, ir.Value] | None
 
+    @property
+    def joins(self) -> bool:
+        """Whether it can be fitted together with another layer whose output is added to its own."""
+        return self.after.groups == 1 and self.bias is not None and not self.added and self.plain
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing scales or shifts the output on its way to the sum."""
+        return self.affine is not None and bool((self.affine[0] == 1).all() and (self.affine[1] == 0).all())
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows (n, cols) of one feed that a layer read, and at which positions."""
+
+    at: Array
+    x: Array
+
 
 @dataclass(frozen=True)
 class Refitted:
@@ -88,6 +106,7 @@ class Refit:
         self._rng = np.random.default_rng(seed)
         self._original = Stepper(trace.model, feeds, threads)
         self._cut = Stepper(twins.copy, feeds, threads)
+        self._waiting: dict[ir.Value, tuple[Target, list[_Rows]]] = {}
 
     def targets(self) -> list[Target]:
         """The layers to fit anew, in order."""
@@ -101,19 +120,39 @@ class Refit:
     def run(self, target: Target) -> Refitted:
         """Fit one layer; call in the order of `targets`."""
         xs = self._cut.get(_value(target.new.inputs[0]))
-        ys = self._targets_of(target)
+        ys, aware = self._targets_of(target)
+        partner = self._waiting.pop(target.total[0], None) if target.total is not None else None
+        budget = row_budget(columns_of(target.after))
         halves = [(Moments(), Moments()) for _ in range(target.after.groups)]
-        budget = -(-row_budget(columns_of(target.after)) // max(1, len(xs)))
+        both = (Moments(), Moments())
+        kept_rows: list[_Rows] = []
         for number, (x, y) in enumerate(zip(xs, ys, strict=True)):
-            at = sample(self._rng, target.after.positions(y.shape), budget)
+            share = -(-budget // max(1, len(xs)))
+            at = (
+                sample(self._rng, target.after.positions(y.shape), share)
+                if partner is None
+                else partner[1][number].at
+            )
             rows, wanted = target.after.rows(x, y.shape, at), target.after.targets(y, at)
             for group, (r, w) in enumerate(zip(rows, wanted, strict=True)):
-                if len(xs) > 1:
-                    halves[group][number % 2].add(r, w)
-                else:
-                    middle = len(r) // 2
-                    halves[group][0].add(r[:middle], w[:middle])
-                    halves[group][1].add(r[middle:], w[middle:])
+                _divide(halves[group], number if len(xs) > 1 else None, r, w)
+            if partner is not None and aware:
+                before = partner[1][number]
+                joint = np.concatenate([before.x, rows[0]], axis=1)
+                _divide(
+                    both, number if len(xs) > 1 else None, joint, wanted[0] + self._now(partner[0], before.x)
+                )
+            if not aware and target.total is not None and target.joins:
+                kept_rows.append(_Rows(at, rows[0]))
+        if kept_rows and target.total is not None:
+            self._waiting[target.total[0]] = (target, kept_rows)
+            self._cut.keep(_value(target.new.inputs[0]))
+        if partner is not None:
+            self._cut.release(_value(partner[0].new.inputs[0]))
+        if partner is not None and aware:
+            result = self._store_pair(partner[0], target, both)
+            self._cut.redo(partner[0].new)
+            return result
         return self._store(target, halves)
 
     # ------------------------------------------------------------------ choosing
@@ -137,8 +176,11 @@ class Refit:
 
     # ------------------------------------------------------------------ fitting
 
-    def _targets_of(self, target: Target) -> list[Array]:
-        """What the layer's output should be, for every feed, at the channels that stay."""
+    def _targets_of(self, target: Target) -> tuple[list[Array], bool]:
+        """What the layer's output should be, for every feed, at the channels that stay.
+
+        Also whether that makes up for the branch which the output is added to.
+        """
         output = target.old.outputs[0]
         axis = -1 if target.before.kind == "matrix" else 1
         mask = self._mask(output, axis)
@@ -153,8 +195,8 @@ class Refit:
                 branch_mask = self._mask(whole, axis)
                 if branch_mask.sum() == others[0].shape[axis]:
                     wanted = [_compress(s, branch_mask, axis) - o for s, o in zip(sums, others, strict=True)]
-                    return [_inverted(w, target.affine, mask, axis) + offset for w in wanted]
-        return [_compress(y, mask, axis) + offset for y in ys]
+                    return [_inverted(w, target.affine, mask, axis) + offset for w in wanted], True
+        return [_compress(y, mask, axis) + offset for y in ys], False
 
     def _depends(self, value: ir.Value, node: ir.Node) -> bool:
         """Whether computing a value in the cut model would run `node` or a layer that comes after it."""
@@ -191,13 +233,34 @@ class Refit:
         fits: list[Fit] = [
             fit(h, w, b, intercept=bias is not None) for h, w, b in zip(halves, w0, old, strict=True)
         ]
-        matrix = view.weight(np.stack([f.w for f in fits]))
-        set_constant(_value(target.new.inputs[1]), ir.tensor(matrix, name=weight.name))
-        if bias is not None and target.bias is not None:
-            data = np.stack([f.b for f in fits]).reshape(bias.shape.numpy()).astype(np.float32)
-            set_constant(target.bias, ir.tensor(data, name=bias.name))
+        _set(target, np.stack([f.w for f in fits]), np.stack([f.b for f in fits]))
         before, after = (float(np.mean([getattr(f, name) for f in fits])) for name in ("before", "error"))
         return Refitted(target.old.outputs[0].name or "", before, after)
+
+    def _now(self, target: Target, x: Array) -> Array:
+        """What a layer that was fitted gives for rows (n, cols) of its input."""
+        weight, bias = constant(target.new.inputs[1]), constant(target.bias)
+        if weight is None or bias is None:
+            raise ValueError("a layer without weights")
+        return np.asarray(x @ target.after.matrix(weight.numpy())[0].T + bias.numpy().reshape(-1))
+
+    def _store_pair(self, first: Target, second: Target, halves: tuple[Moments, Moments]) -> Refitted:
+        """Fit two layers together whose outputs are added: their inputs side by side, one bias for both."""
+        matrices, biases = [], []
+        for target in (first, second):
+            weight, bias = constant(target.new.inputs[1]), constant(target.bias)
+            if weight is None or bias is None:
+                raise ValueError("a layer without weights")
+            matrices.append(target.after.matrix(weight.numpy().astype(np.float64))[0])
+            biases.append(bias.numpy().astype(np.float64).reshape(-1))
+        found = fit(halves, np.concatenate(matrices, axis=1), biases[0] + biases[1], intercept=True)
+        border = matrices[0].shape[1]
+        for target, w, b in (
+            (first, found.w[:, :border], biases[0]),
+            (second, found.w[:, border:], found.b - biases[0]),
+        ):
+            _set(target, w[None], b)
+        return Refitted(second.old.outputs[0].name or "", found.before, found.error)
 
 
 def linear_weight(node: ir.Node) -> bool:
@@ -278,6 +341,26 @@ def _value(value: ir.Value | None) -> ir.Value:
     if value is None:
         raise ValueError("a missing input")
     return value
+
+
+def _set(target: Target, matrices: Array, bias: Array) -> None:
+    """Store matrices (groups, rows, cols) and a bias."""
+    value = _value(target.new.inputs[1])
+    old, held = constant(value), constant(target.bias)
+    set_constant(value, ir.tensor(target.after.weight(matrices), name=None if old is None else old.name))
+    if held is not None and target.bias is not None:
+        data = bias.reshape(held.shape.numpy()).astype(np.float32)
+        set_constant(target.bias, ir.tensor(data, name=held.name))
+
+
+def _divide(halves: tuple[Moments, Moments], number: int | None, x: Array, y: Array) -> None:
+    """Feeds take turns between the halves; a single feed (number None) is divided."""
+    if number is not None:
+        halves[number % 2].add(x, y)
+        return
+    middle = len(x) // 2
+    halves[0].add(x[:middle], y[:middle])
+    halves[1].add(x[middle:], y[middle:])
 
 
 def behind(trace: Trace, gone: Array) -> list[ir.Node]:

@@ -52,6 +52,20 @@ class Stepper:
         """Whether a value is held or can be had without running a layer again."""
         return value in self._held
 
+    def keep(self, value: ir.Value) -> None:
+        """Hold a value until `release`, whoever has read it."""
+        self._kept.add(value)
+
+    def release(self, value: ir.Value) -> None:
+        """Undo `keep`."""
+        self._kept.discard(value)
+
+    def redo(self, node: ir.Node) -> None:
+        """Forget the outputs of a node whose weights have changed; its inputs must be held still."""
+        self._done.discard(node)
+        for value in node.outputs:
+            self._held.pop(value, None)
+
     def forget(self) -> None:
         """Let go of what no node that is still to run reads."""
         for value in list(self._held):
