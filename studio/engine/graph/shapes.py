@@ -176,6 +176,10 @@ def _declared(
                 dims[value] = tuple(
                     d if isinstance(d, int) else input_sizes.get(str(d.value), UNKNOWN) for d in value.shape
                 )
+        for node in graph:
+            if node.op_type == "Dropout" and len(node.outputs) > 1 and node.outputs[0] in dims:
+                dims.setdefault(node.outputs[1], dims[node.outputs[0]])  # the mask, which onnx leaves out
+                types.setdefault(node.outputs[1], types.get(node.outputs[0], "float32"))
 
 
 def _by_name(model: Model, found: Mapping[ir.Value, T]) -> dict[str, T]:
