@@ -7,17 +7,18 @@ and makes every timing beside it noise.
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnx_ir as ir
 
 from studio.base.errors import StudioError
-from studio.engine.graph import Model, nodes, save, to_bytes
+from studio.engine.graph import Model
+from studio.engine.graph.strip import proto_with
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -26,8 +27,12 @@ Array: TypeAlias = npt.NDArray[Any]
 Optimization: TypeAlias = Literal["off", "basic", "extended", "all"]
 
 _FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
-# Protobuf ends at 2 GiB, and a model handed over as bytes is in memory twice while it loads.
-_MAX_INLINE_BYTES = 1_000_000_000
+# Weights from this size on are handed over as they are; smaller ones go with the graph.
+_LARGE_BYTES = 65_536
+_SHAREABLE = {
+    ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.INT8, ir.DataType.UINT8,
+    ir.DataType.INT32, ir.DataType.INT64,
+}  # fmt: skip
 _FATAL_ONLY = 4  # everything milder is raised, and told in words
 
 
@@ -86,12 +91,11 @@ def session(
             "session.optimized_model_external_initializers_file_name", f"{optimized.name}.data"
         )
     if isinstance(model, Model):
-        if _constant_bytes(model) < _MAX_INLINE_BYTES:
-            return _create(to_bytes(model), chosen)
-        with tempfile.TemporaryDirectory(prefix="featherweight-") as folder:
-            path = Path(folder) / "model.onnx"
-            save(model, path)
-            return _create(str(path), chosen)
+        graph, weights = _apart(model)
+        chosen.add_external_initializers(list(weights), list(weights.values()))
+        sess = _create(graph, chosen)
+        sess.weights_kept_alive = weights  # the session uses their memory
+        return sess
     return _create(model if isinstance(model, bytes) else str(model), chosen)
 
 
@@ -102,15 +106,43 @@ def _create(source: str | bytes, chosen: ort.SessionOptions) -> ort.InferenceSes
         return ort.InferenceSession(source, chosen, providers=["CPUExecutionProvider"])
 
 
-def _constant_bytes(model: Model) -> int:
-    total = sum(
-        int(v.const_value.nbytes) for v in model.graph.initializers.values() if v.const_value is not None
+def _apart(model: Model) -> tuple[bytes, dict[str, ort.OrtValue]]:
+    """The graph as bytes, and its large weights as values in memory (or mapped from their file).
+
+    So there is no limit of 2 GiB, nothing is written, and weights are not copied before the runtime does.
+    """
+    import onnxruntime as ort
+
+    own = {name: value.const_value for name, value in model.graph.initializers.items()}
+    weights = {}
+
+    def hand_over(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
+        if own.get(name) is tensor and tensor.nbytes >= _LARGE_BYTES and tensor.dtype in _SHAREABLE:
+            weights[name] = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor.numpy()))
+            return _elsewhere(tensor, name)
+        return _inline(tensor, name) if isinstance(tensor, ir.ExternalTensor) else tensor
+
+    return bytes(proto_with(model, hand_over).SerializeToString()), weights
+
+
+def _elsewhere(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
+    """A tensor without values that says they are external; the session is given them by name."""
+    proto = onnx.TensorProto(name=name, data_type=tensor.dtype.value, dims=_dims(tensor))
+    proto.data_location = onnx.TensorProto.EXTERNAL
+    proto.external_data.add(key="location", value="in memory")
+    return ir.TensorProtoTensor(proto)
+
+
+def _inline(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
+    """An external tensor with its values in the graph, whose own folder is not known to the session."""
+    proto = onnx.TensorProto(
+        name=name, data_type=tensor.dtype.value, dims=_dims(tensor), raw_data=tensor.tobytes()
     )
-    for node in nodes(model):
-        attr = node.attributes.get("value")
-        if attr is not None and attr.type == ir.AttributeType.TENSOR:
-            total += int(attr.as_tensor().nbytes)
-    return total
+    return ir.TensorProtoTensor(proto)
+
+
+def _dims(tensor: ir.TensorProtocol) -> list[int]:
+    return [int(size) for size in tensor.shape.numpy()]
 
 
 @contextlib.contextmanager

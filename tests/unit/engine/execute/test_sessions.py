@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +30,43 @@ def test_a_model_a_path_and_bytes_run_alike(path: Path) -> None:
     assert all(np.array_equal(answers[0], other) for other in answers)
 
 
-def test_a_model_too_large_for_bytes_goes_through_a_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions_module, "_MAX_INLINE_BYTES", 0)
-    assert run(session(load(path)), {"image": IMAGE})[0].shape == (2, 10)
+def test_large_weights_are_handed_over_and_give_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions_module, "_LARGE_BYTES", 16)
+    for name in nets.NETS:
+        path, feed = nets.write(name, tmp_path), nets.feed(name)
+        for optimize in ("off", "all"):
+            answers = [run(session(form, optimize=optimize, threads=1), feed) for form in (load(path), path)]  # type: ignore[arg-type]
+            assert all(np.array_equal(a, b) for a, b in zip(*answers, strict=True))
+
+
+def test_weights_outside_the_file_are_found_in_memory_and_in_constants(tmp_path: Path) -> None:
+    proto = nets.cnn(constants=True)
+    onnx.save(
+        proto,
+        tmp_path / "c.onnx",
+        save_as_external_data=True,
+        convert_attribute=True,
+        size_threshold=0,
+        location="c.data",
+    )
+    here, there = (
+        run(session(form), {"image": IMAGE})[0] for form in (load(tmp_path / "c.onnx"), tmp_path / "c.onnx")
+    )
+    assert np.array_equal(here, there)
+
+
+def test_a_session_outlives_the_model_that_it_came_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions_module, "_LARGE_BYTES", 16)
+    model = load(nets.write("cnn", tmp_path))
+    sess, wanted = session(model), run(session(model), {"image": IMAGE})[0]
+    del model
+    gc.collect()
+    np.random.default_rng(0).normal(size=100_000)  # somebody else takes memory
+    assert np.array_equal(run(sess, {"image": IMAGE})[0], wanted)
 
 
 def test_optimization_may_be_switched_off(path: Path) -> None:
