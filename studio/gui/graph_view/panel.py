@@ -34,11 +34,12 @@ from studio.records.model import Layer
 
 OVERVIEW_NODES = 3000  # above this Netron takes seconds and a gigabyte
 _COALESCE_MS = 60
+_WARM_MS = 300
 _BY_DEFAULT = ("sensitivity", "latency", "size")  # the first that is known
 
 
 class GraphPanel(QWidget):
-    """The model's graph. The web engine starts when the panel has been shown and a model is open.
+    """The model's graph. The web engine starts a moment after the panel is made.
 
     Signals:
         colored: by which column's id ('none': by none), and its words.
@@ -73,6 +74,7 @@ class GraphPanel(QWidget):
         self._later = QTimer(self, singleShot=True, interval=_COALESCE_MS)
         self._connect()
         self._recolor()
+        QTimer.singleShot(_WARM_MS, self, self._warm)
 
     # ------------------------------------------------------------ what others ask for
 
@@ -128,7 +130,7 @@ class GraphPanel(QWidget):
         watch(self, self._session, self._view_changed)
 
     def showEvent(self, event: QShowEvent) -> None:
-        """The first model is drawn once the window is on the screen."""
+        """What was opened while the panel was hidden is drawn now."""
         super().showEvent(event)
         QTimer.singleShot(0, self, self._draw)
 
@@ -171,6 +173,11 @@ class GraphPanel(QWidget):
             self._overview = Overview(self._theme)
             self._adopt(self._overview)
         return self._overview
+
+    def _warm(self) -> None:
+        """Start the web engine before there is a model: it holds the window up for a moment."""
+        if self._netron is None and not self._netron_lost and web_engine_ready():
+            self._make_netron()
 
     def _make_netron(self) -> Canvas:
         from studio.gui.graph_view.netron_view import NetronView

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from PySide6.QtCore import QModelIndex, QObject, QPersistentModelIndex, QPointF, QRect, QRectF, QSize, Qt
 from PySide6.QtGui import QColor, QFont, QFontMetrics, QPainter, QPen
 from PySide6.QtWidgets import QStyle, QStyledItemDelegate, QStyleOptionViewItem
@@ -9,6 +11,7 @@ from PySide6.QtWidgets import QStyle, QStyledItemDelegate, QStyleOptionViewItem
 from studio.gui.figures import COLUMNS, treatment_text
 from studio.gui.layer_table.model import LayerModel
 from studio.gui.theme import SMALL_PX, Theme, contrast
+from studio.records.steps import Slot
 
 ROW_HEIGHT = 26
 CARET_WIDTH = 24  # at the right of a treatment, where a click opens the menu
@@ -16,6 +19,20 @@ _PADDING = 9
 _CHIP_HEIGHT, _CHIP_PADDING, _CHIP_GAP = 17, 7, 6
 _BAR_HEIGHT = 8
 _DIM_COLUMNS = {"op", "dtype", "kernel", "output"}
+# Plain numbers: Python's flags would take a third of the painting.
+_SELECTED, _HOVERED = QStyle.StateFlag.State_Selected.value, QStyle.StateFlag.State_MouseOver.value
+_FOCUSED = QStyle.StateFlag.State_HasFocus.value
+_MIDDLE = Qt.AlignmentFlag.AlignVCenter.value
+_LEFT, _RIGHT = Qt.AlignmentFlag.AlignLeft.value | _MIDDLE, Qt.AlignmentFlag.AlignRight.value | _MIDDLE
+
+
+@dataclass(frozen=True)
+class Ground:
+    """The colours of one kind of row."""
+
+    fill: QColor
+    ink: QColor
+    dim: QColor  # never under 4.5 : 1 on `fill`
 
 
 class LayerDelegate(QStyledItemDelegate):
@@ -26,11 +43,14 @@ class LayerDelegate(QStyledItemDelegate):
         self._theme = theme
         self._text_font = theme.font()
         self._chip_font = theme.font(SMALL_PX)
+        self._metrics = QFontMetrics(self._text_font)
+        self._chip_metrics = QFontMetrics(self._chip_font)
+        self._take_colors()
+        theme.changed.connect(self._take_colors)
 
     def sizeHint(self, _option: QStyleOptionViewItem, index: QModelIndex | QPersistentModelIndex) -> QSize:
         """Rows are equally high; a column's width is the table's business."""
-        width = QFontMetrics(self._text_font).horizontalAdvance(str(index.data() or ""))
-        return QSize(width + 2 * _PADDING, ROW_HEIGHT)
+        return QSize(self._metrics.horizontalAdvance(str(index.data() or "")) + 2 * _PADDING, ROW_HEIGHT)
 
     def paint(
         self, painter: QPainter, option: QStyleOptionViewItem, index: QModelIndex | QPersistentModelIndex
@@ -39,77 +59,58 @@ class LayerDelegate(QStyledItemDelegate):
         model = index.model()
         assert isinstance(model, LayerModel)
         rect: QRect = option.rect
-        state: QStyle.StateFlag = option.state
-        selected = bool(state & QStyle.StateFlag.State_Selected)
-        tokens = self._theme.tokens
-        painter.save()
-        ground = QColor(tokens.selection if selected else tokens.panel)
-        if state & QStyle.StateFlag.State_MouseOver and not selected:
-            ground = QColor(tokens.raised)
-        painter.fillRect(rect, ground)
-        painter.setPen(QColor(tokens.line))
-        painter.drawLine(rect.bottomLeft(), rect.bottomRight())
-        if state & QStyle.StateFlag.State_HasFocus:
-            painter.setPen(QPen(QColor(tokens.accent), 1))
+        state: int = option.state.value
+        column, row = COLUMNS[index.column()], index.row()
+        pointed = bool(state & (_SELECTED | _HOVERED))
+        ground = self._selected if state & _SELECTED else self._hovered if state & _HOVERED else self._plain
+        painter.fillRect(rect, ground.fill)
+        painter.setPen(self._line)
+        painter.drawLine(rect.left(), rect.bottom(), rect.right(), rect.bottom())
+        if state & _FOCUSED:
+            painter.setPen(self._focus)
             painter.drawRect(rect.adjusted(0, 0, -1, -1))
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        column = COLUMNS[index.column()].id
-        if column == "sensitivity":
-            self._paint_bar(painter, rect, model, index.row(), ground)
-        elif column == "treatment":
-            caret = selected or bool(state & QStyle.StateFlag.State_MouseOver)
-            self._paint_treatment(painter, rect, model, index.row(), ground, caret)
+        if column.id == "sensitivity":
+            self._paint_bar(painter, rect, model, row, ground)
+        elif column.id == "treatment":
+            self._paint_treatment(painter, rect, model, row, ground, caret=pointed)
         else:
-            dim = column in _DIM_COLUMNS or (column == "after" and not self._is_treated(model, index.row()))
-            inner = rect.adjusted(_PADDING, 0, -_PADDING, 0)
-            self._paint_text(painter, inner, str(index.data()), index, self._ink(ground, dim=dim))
-        painter.restore()
+            untreated = column.id == "after" and model.layer(row).name not in model.known.after
+            ink = ground.dim if untreated or column.id in _DIM_COLUMNS else ground.ink
+            self._paint_text(painter, rect, model.text(row, column), ink, right=column.numeric)
 
     # ------------------------------------------------------------ inside
 
-    def _ink(self, ground: QColor, *, dim: bool) -> QColor:
-        """The colour of words, never under 4.5 : 1."""
+    def _take_colors(self) -> None:
+        color = self._theme.color
+        self._plain, self._hovered, self._selected = (
+            self._ground(color(name)) for name in ("panel", "raised", "selection")
+        )
+        self._line = QPen(color("line"))
+        self._focus = QPen(color("accent"), 1)
+
+    def _ground(self, fill: QColor) -> Ground:
         faint, full = self._theme.color("dim"), self._theme.color("text")
-        return faint if dim and contrast(faint, ground) >= 4.5 else full
+        return Ground(fill, full, faint if contrast(faint, fill) >= 4.5 else full)
 
-    def _is_treated(self, model: LayerModel, row: int) -> bool:
-        return model.layer(row).name in model.known.after
-
-    def _paint_text(
-        self,
-        painter: QPainter,
-        rect: QRect,
-        text: str,
-        index: QModelIndex | QPersistentModelIndex,
-        ink: QColor,
-    ) -> None:
-        metrics = QFontMetrics(self._text_font)
-        numeric = bool(index.data(Qt.ItemDataRole.TextAlignmentRole) & Qt.AlignmentFlag.AlignRight)
-        cut = Qt.TextElideMode.ElideRight if numeric else Qt.TextElideMode.ElideMiddle
-        side = Qt.AlignmentFlag.AlignRight if numeric else Qt.AlignmentFlag.AlignLeft
+    def _paint_text(self, painter: QPainter, cell: QRect, text: str, ink: QColor, *, right: bool) -> None:
+        rect = cell.adjusted(_PADDING, 0, -_PADDING, 0)
+        if self._metrics.horizontalAdvance(text) > rect.width():
+            cut = Qt.TextElideMode.ElideRight if right else Qt.TextElideMode.ElideMiddle
+            text = self._metrics.elidedText(text, cut, rect.width())
         painter.setFont(self._text_font)
         painter.setPen(ink)
-        painter.drawText(
-            rect, side | Qt.AlignmentFlag.AlignVCenter, metrics.elidedText(text, cut, rect.width())
-        )
+        painter.drawText(rect, _RIGHT if right else _LEFT, text)
 
-    def _paint_bar(self, painter: QPainter, rect: QRect, model: LayerModel, row: int, ground: QColor) -> None:
+    def _paint_bar(self, painter: QPainter, rect: QRect, model: LayerModel, row: int, ground: Ground) -> None:
         layer = model.layer(row)
         score = model.known.scores.get(layer.name)
-        if score is not None and score.refused:
-            painter.setFont(self._chip_font)
-            painter.setPen(self._ink(ground, dim=True))
-            painter.drawText(rect.adjusted(_PADDING, 0, 0, 0), Qt.AlignmentFlag.AlignVCenter, "refused")
-            return
-        if not model.known.scanned:
-            painter.setFont(self._text_font)
-            painter.setPen(self._ink(ground, dim=True))
-            painter.drawText(rect.adjusted(_PADDING, 0, 0, 0), Qt.AlignmentFlag.AlignVCenter, "–")
+        if not model.known.scanned or (score is not None and score.refused):
+            self._paint_text(painter, rect, "refused" if score else "–", ground.dim, right=False)
             return
         width = min(rect.width() - 2 * _PADDING, 180)
-        track = QRectF(
-            rect.left() + _PADDING, rect.center().y() - _BAR_HEIGHT / 2 + 0.5, max(8, width), _BAR_HEIGHT
-        )
+        top = rect.center().y() - _BAR_HEIGHT / 2 + 0.5
+        track = QRectF(rect.left() + _PADDING, top, max(8, width), _BAR_HEIGHT)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing, True)
         painter.setPen(Qt.PenStyle.NoPen)
         painter.setBrush(self._theme.color("track"))
         painter.drawRoundedRect(track, 2, 2)
@@ -118,52 +119,42 @@ class LayerDelegate(QStyledItemDelegate):
             painter.setBrush(self._theme.heat(share))
             track.setWidth(max(3.0, track.width() * share))
             painter.drawRoundedRect(track, 2, 2)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing, False)
 
     def _paint_treatment(
-        self, painter: QPainter, rect: QRect, model: LayerModel, row: int, ground: QColor, caret: bool
+        self, painter: QPainter, rect: QRect, model: LayerModel, row: int, ground: Ground, *, caret: bool
     ) -> None:
         layer, known = model.layer(row), model.known
-        inner = rect.adjusted(_PADDING, 0, -CARET_WIDTH if caret else -_PADDING, 0)
+        room = rect.adjusted(0, 0, -CARET_WIDTH + _PADDING, 0) if caret else rect
         treatment = known.treatments.get(layer.name)
         if treatment is None or not treatment.settings:
-            metrics = QFontMetrics(self._text_font)
-            words = metrics.elidedText(
-                treatment_text(layer, known), Qt.TextElideMode.ElideRight, inner.width()
-            )
-            painter.setFont(self._text_font)
-            painter.setPen(self._ink(ground, dim=True))
-            painter.drawText(inner, Qt.AlignmentFlag.AlignVCenter, words)
+            self._paint_text(painter, room, treatment_text(layer, known), ground.dim, right=False)
         else:
             refused = layer.name in known.refused
+            inner = room.adjusted(_PADDING, 0, -_PADDING, 0)
             left = inner.left()
             for settings in treatment.settings:
-                fill, ink = self._theme.chip(settings.slot)
                 words = f"{settings.chip} · refused" if refused else settings.chip
-                left = self._paint_chip(painter, left, inner, words, fill, ink, refused=refused)
+                left = self._paint_chip(painter, left, inner, words, settings.slot, refused=refused)
         if caret:
-            self._paint_caret(painter, rect, self._ink(ground, dim=True))
+            self._paint_caret(painter, rect, ground.dim)
 
     def _paint_chip(
-        self,
-        painter: QPainter,
-        left: int,
-        inside: QRect,
-        words: str,
-        fill: QColor,
-        ink: QColor,
-        *,
-        refused: bool,
+        self, painter: QPainter, left: int, inside: QRect, words: str, slot: Slot, *, refused: bool
     ) -> int:
-        metrics = QFontMetrics(self._chip_font)
+        """Paint a chip and return where the next one begins."""
         room = inside.right() - left - 2 * _CHIP_PADDING
         if room < 12:
             return left
-        words = metrics.elidedText(words, Qt.TextElideMode.ElideRight, room)
-        width = metrics.horizontalAdvance(words) + 2 * _CHIP_PADDING
+        fill, ink = self._theme.chip(slot)
+        words = self._chip_metrics.elidedText(words, Qt.TextElideMode.ElideRight, room)
+        width = self._chip_metrics.horizontalAdvance(words) + 2 * _CHIP_PADDING
         box = QRectF(left, inside.center().y() - _CHIP_HEIGHT / 2 + 0.5, width, _CHIP_HEIGHT)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing, True)
         painter.setPen(QPen(self._theme.color("bad"), 1) if refused else Qt.PenStyle.NoPen)
         painter.setBrush(fill)
         painter.drawRoundedRect(box, _CHIP_HEIGHT / 2, _CHIP_HEIGHT / 2)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing, False)
         font = QFont(self._chip_font)
         font.setStrikeOut(refused)
         painter.setFont(font)
@@ -173,6 +164,8 @@ class LayerDelegate(QStyledItemDelegate):
 
     def _paint_caret(self, painter: QPainter, rect: QRect, ink: QColor) -> None:
         x, y = rect.right() - CARET_WIDTH / 2, rect.center().y() + 0.5
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing, True)
         painter.setPen(QPen(ink, 1.4))
         painter.setBrush(Qt.BrushStyle.NoBrush)
         painter.drawPolyline([QPointF(x - 4, y - 2), QPointF(x, y + 2), QPointF(x + 4, y - 2)])
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing, False)

@@ -78,6 +78,10 @@ class LayerModel(QAbstractTableModel):
         """The layer in a row."""
         return self._known.layers[self._rows[row]]
 
+    def text(self, row: int, column: Column) -> str:
+        """A cell's words."""
+        return shown_as(column, column.value(self.layer(row), self._known), self._known)
+
     def shown(self) -> list[Layer]:
         """The layers of all rows, in their order."""
         return [self._known.layers[index] for index in self._rows]
@@ -114,7 +118,7 @@ class LayerModel(QAbstractTableModel):
         """A cell's words, alignment or tooltip."""
         column, layer = COLUMNS[index.column()], self.layer(index.row())
         if role in {Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.AccessibleTextRole}:
-            return shown_as(column, column.value(layer, self._known), self._known)
+            return self.text(index.row(), column)
         if role == Qt.ItemDataRole.TextAlignmentRole:
             return _RIGHT if column.numeric and column.id != "sensitivity" else _LEFT
         if role == Qt.ItemDataRole.ToolTipRole:
