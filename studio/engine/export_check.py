@@ -8,7 +8,7 @@ from studio.base.errors import StudioError
 from studio.base.progress import Progress
 from studio.engine import graph
 from studio.engine.accuracy import EQUAL_DB, compare
-from studio.engine.dataset import open_data
+from studio.engine.dataset import open_for
 from studio.engine.execute import session
 from studio.engine.layers import list_layers
 from studio.records import task
@@ -58,7 +58,7 @@ def _objection(path: Path) -> str:
 def _compare(asked: task.CheckExport, version: Path, path: Path, progress: Progress) -> OutputError:
     listing = list_layers(graph.load(version), dict(asked.input_sizes))
     spec = asked.evaluation or DataSpec(kind="random", limit=_RANDOM_SAMPLES)
-    data = open_data(spec, listing.inputs, dict(listing.input_sizes)).take(_SAMPLES)
+    data = open_for(listing.model, spec, listing.input_sizes).take(_SAMPLES)
     return compare(version, path, data, progress)[0]
 
 

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 
 from studio.base.errors import StudioError
 from studio.base.progress import Progress
-from studio.engine.dataset import Dataset, open_data
+from studio.engine.dataset import Dataset, open_for
 from studio.engine.layers import Listing, list_layers
 from studio.engine.techniques import find
 from studio.engine.techniques.contract import Context, Drafting
@@ -89,7 +89,7 @@ def open_calibration(spec: DataSpec | None, listing: Listing) -> Dataset | None:
     """The samples a spec names, shaped for this model; None for None."""
     if spec is None:
         return None
-    return open_data(spec, listing.inputs, dict(listing.input_sizes))
+    return open_for(listing.model, spec, listing.input_sizes)
 
 
 def preview(asked: task.PreviewSteps, progress: Progress, listing: Listing) -> task.Previewed:

@@ -16,7 +16,7 @@ from studio.base.errors import StudioError
 from studio.base.progress import Progress
 from studio.engine import graph
 from studio.engine.accuracy import Reference
-from studio.engine.dataset import Dataset, open_data
+from studio.engine.dataset import Dataset, open_for
 from studio.engine.layers import Listing, list_layers
 from studio.engine.planning import plan_step, resolve_layers
 from studio.engine.techniques import find
@@ -55,7 +55,7 @@ def scan(asked: task.Scan, progress: Progress, emit: Callable[[task.News], None]
 
 def _samples(spec: DataSpec | None, listing: Listing) -> Dataset:
     """The calibration data, at most `DEFAULT_SAMPLES` of them unless the spec sets a limit itself."""
-    data = open_data(spec or DataSpec(kind="random", limit=8), listing.inputs, dict(listing.input_sizes))
+    data = open_for(listing.model, spec or DataSpec(kind="random", limit=8), listing.input_sizes)
     return data if spec is not None and spec.limit else data.take(DEFAULT_SAMPLES)
 
 

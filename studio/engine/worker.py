@@ -202,10 +202,10 @@ def _inspect(task: t.Inspect) -> t.Inspected:
 
 
 def _describe_layer(task: t.DescribeLayer, progress: Progress) -> t.LayerDetail:
-    from studio.engine.dataset import open_data
+    from studio.engine.dataset import open_for
     from studio.engine.describe import describe_layer
 
     listing = _listing(task.model)
     spec = task.calibration
-    data = None if spec is None else open_data(spec, listing.inputs, dict(listing.input_sizes))
+    data = None if spec is None else open_for(listing.model, spec, listing.input_sizes)
     return describe_layer(listing, task.layer, task.settings, data, progress)
