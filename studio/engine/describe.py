@@ -14,8 +14,8 @@ from studio.engine.dataset import Dataset
 from studio.engine.execute import stream
 from studio.engine.graph import constant
 from studio.engine.layers import LayerNode, Listing, count_numbers, float_weights
-from studio.engine.pruning.zeros import smallest
-from studio.engine.quantization import grids
+from studio.engine.pruning import zeros
+from studio.engine.quantization import blocks, grids
 from studio.records import steps
 from studio.records.task import ChannelRange, Histogram, LayerDetail
 
@@ -120,37 +120,57 @@ def _treated(weights: Array, layer: LayerNode, settings: steps.AnySettings) -> t
         case steps.Fp16():
             return weights.astype(np.float16).astype(np.float32), none
         case steps.Sparsify():
-            return np.where(smallest(np.abs(weights), settings.ratio), 0, weights), none
+            return _sparse(weights, layer, settings), none
         case steps.QuantizeWeights():
             return _in_blocks(weights, layer, settings)
         case steps.QuantizeDynamic() | steps.QuantizeStatic():
-            return _per_channel(weights, layer.out_axis if settings.per_channel else None)
+            return _per_channel(weights, layer.out_axis if settings.per_channel else None, 8)
+        case steps.Qat():
+            return _per_channel(weights, layer.out_axis, settings.weights)
         case _:
             return None, none
 
 
-def _per_channel(weights: Array, axis: int | None) -> tuple[Array, Array]:
+def _sparse(weights: Array, layer: LayerNode, settings: steps.Sparsify) -> Array | None:
+    """By magnitude; what calibration data would choose instead is not asked here."""
+    scores = np.abs(weights)
+    if settings.pattern == "free":
+        return np.where(zeros.smallest(scores, settings.ratio), 0, weights)
+    if layer.in_axis is None:
+        return None
+    keep, of = (int(part) for part in settings.pattern.split(":"))
+    along = np.moveaxis(scores, layer.in_axis, -1)
+    if along.shape[-1] % of:
+        return None
+    mask = zeros.pattern(along.reshape(-1, along.shape[-1]), of - keep, of).reshape(along.shape)
+    return np.where(np.moveaxis(mask, -1, layer.in_axis), 0, weights)
+
+
+def _per_channel(weights: Array, axis: int | None, bits: int) -> tuple[Array, Array]:
     others = None if axis is None else tuple(i for i in range(weights.ndim) if i != axis)
-    grid = grids.symmetric(weights, others, 8)
-    return grid.snap(weights), _steps(grid, int(np.argmax(grid.scale)))
+    grid = grids.symmetric(weights, others, bits)
+    widest = int(np.argmax(grid.scale))
+    return grid.snap(weights), _steps(grid.scale.flat[widest], grid.zero.flat[widest], grid.low, grid.high)
 
 
 def _in_blocks(
     weights: Array, layer: LayerNode, settings: steps.QuantizeWeights
 ) -> tuple[Array | None, Array]:
-    if layer.in_axis is None or weights.ndim != 2:
+    """Runs along the inputs of every output; of a table, along its rows."""
+    if layer.out_axis is None:
         return None, np.zeros(0, np.float32)
-    rows = np.moveaxis(weights, layer.in_axis, 1)  # (out, in)
-    grid = grids.block_grid(rows, settings.block, settings.bits, symmetric_=settings.symmetric)
-    snapped = grid.snap(grids.blocks(rows, settings.block)).reshape(rows.shape[0], -1)[:, : rows.shape[1]]
-    return np.moveaxis(snapped, 1, layer.in_axis), _steps(grid, int(np.argmax(np.abs(grid.scale))))
+    first = layer.in_axis if layer.record.op == "Gather" and layer.in_axis is not None else layer.out_axis
+    ordered = np.moveaxis(weights, first, 0)
+    rows = ordered.reshape(ordered.shape[0], -1)
+    fitted = blocks.fit(rows, settings.block, settings.bits, symmetric=settings.symmetric)
+    widest = int(np.argmax(np.abs(fitted.scale)))
+    grid = _steps(fitted.scale.flat[widest], fitted.zero.flat[widest], 0, 2**settings.bits - 1)
+    return np.moveaxis(fitted.real().reshape(ordered.shape), 0, first), grid
 
 
-def _steps(grid: grids.Grid, channel: int) -> Array:
-    """All numbers of one channel's grid, in order."""
-    scale, zero = grid.scale.reshape(-1)[channel], grid.zero.reshape(-1)[channel]
-    codes = np.arange(grid.low, grid.high + 1)
-    return np.sort((codes - zero) * scale)[:_MAX_GRID]
+def _steps(scale: float, zero: int, low: int, high: int) -> Array:
+    """All numbers of one grid, in order."""
+    return np.sort((np.arange(low, high + 1) - zero) * scale)[:_MAX_GRID]
 
 
 # ------------------------------------------------------------------ activations
