@@ -262,14 +262,25 @@ def _busy(times: Times) -> bool:
 _SO_FAR = Protocol(warmups=2, rounds_per_block=5, maximum=5, limit_s=0.5)
 
 
-def time_so_far(model: Model, input_sizes: Mapping[str, int], threads: int = 0) -> Latency | None:
+def time_so_far(model: Model, feed: Feed, threads: int = 0) -> Latency | None:
     """A quick look at a model in the making: five samples in this process, half a second at most.
 
     Good for a trend on a plot, not for a verdict: the process may hold torch and other threads, and nothing is
     interleaved. None where the half-made model does not run.
     """
     try:
-        feed = open_for(model, DataSpec(kind="random", limit=1), input_sizes).first()
         return measure_latency([model], feed, threads, protocol=_SO_FAR)[0]
     except StudioError:
         return None
+
+
+def timing_feed(
+    model: Model, evaluation: DataSpec | None, calibration: DataSpec | None, input_sizes: Mapping[str, int]
+) -> Feed:
+    """What a model is timed on: the first sample of the evaluation data, else of the calibration data, else a random one.
+
+    Raises:
+        StudioError: the data cannot be read or do not fit the model.
+    """
+    spec = evaluation or calibration or DataSpec(kind="random", limit=1)
+    return open_for(model, spec, input_sizes).first()

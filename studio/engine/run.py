@@ -12,6 +12,7 @@ from studio.base.progress import Progress
 from studio.base.units import file_size
 from studio.engine import graph, latency
 from studio.engine.cost import constant_cost
+from studio.engine.dataset import Feed
 from studio.engine.graph import Model
 from studio.engine.layers import Listing, list_layers
 from studio.engine.planning import open_calibration, plan_step, resolve_layers
@@ -137,6 +138,7 @@ class _Reporter:
         self._total = sum(len(resolve_layers(step.layers, listing)) for step in asked.recipe.steps[:1])
         self._total += len(asked.recipe.steps[1:]) * self._total
         self._timing = 0.0
+        self._feed: Feed | None = None
         self._started = time.perf_counter()
 
     def __call__(self, model: Model, layer: str, words: str) -> None:
@@ -161,7 +163,10 @@ class _Reporter:
 
     def _time(self, model: Model, total: int) -> None:
         before = time.perf_counter()
-        timed = latency.time_so_far(model, dict(self._listing.input_sizes), self._asked.threads)
+        if self._feed is None:
+            asked, sizes = self._asked, self._listing.input_sizes
+            self._feed = latency.timing_feed(model, asked.evaluation, asked.calibration, sizes)
+        timed = latency.time_so_far(model, self._feed, self._asked.threads)
         self._timing += time.perf_counter() - before
         if timed is not None:
             self._emit(

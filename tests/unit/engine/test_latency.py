@@ -18,7 +18,16 @@ from support import nets
 from studio.base.errors import Cancelled, StudioError
 from studio.base.progress import Progress
 from studio.engine.graph import Model, load
-from studio.engine.latency import Protocol, bootstrap, interleave, measure_latency, summarise, time_so_far
+from studio.engine.latency import (
+    Protocol,
+    bootstrap,
+    interleave,
+    measure_latency,
+    summarise,
+    time_so_far,
+    timing_feed,
+)
+from studio.records.measure import DataSpec
 
 FEED = {"image": np.zeros((1, 3, 16, 16), np.float32)}
 
@@ -190,14 +199,26 @@ def test_timing_can_be_cancelled(model: Model) -> None:
 
 
 def test_a_quick_look_at_a_model_in_the_making(model: Model) -> None:
-    found = time_so_far(model, {"N": 1}, threads=1)
+    found = time_so_far(model, FEED, threads=1)
     assert found is not None
     assert found.input_shapes == "image 1×3×16×16"
 
 
 def test_a_half_made_model_gives_no_figure() -> None:
     text = '<ir_version: 8, opset_import: ["": 17]> g (float[2] x) => (float[2] y) { y = Nobody (x) }'
-    assert time_so_far(Model(ir.from_proto(onnx.parser.parse_model(text))), {}, threads=1) is None
+    assert (
+        time_so_far(Model(ir.from_proto(onnx.parser.parse_model(text))), {"x": np.zeros(2)}, threads=1)
+        is None
+    )
+
+
+def test_a_model_is_timed_on_the_first_sample_at_hand(model: Model, tmp_path: Path) -> None:
+    for name, value in (("e", 1.0), ("c", 2.0)):
+        np.savez(tmp_path / f"{name}.npz", image=np.full((3, 3, 16, 16), value, np.float32))
+    evaluation, calibration = (DataSpec(path=str(tmp_path / f"{name}.npz")) for name in "ec")
+    assert timing_feed(model, evaluation, calibration, {})["image"].mean() == 1
+    assert timing_feed(model, None, calibration, {})["image"].mean() == 2
+    assert timing_feed(model, None, None, {"N": 1})["image"].shape == (1, 3, 16, 16)
 
 
 def test_the_process_that_measures_never_imports_torch() -> None:
