@@ -221,7 +221,13 @@ def _changed(record: Record, default: Record, skip: set[str]) -> list[str]:
 
 
 class DataSummary(Record, frozen=True, kw_only=True):
-    """What a DataSpec turned out to hold."""
+    """What a DataSpec turned out to hold.
+
+    Attributes:
+        labelled: samples with a label.
+        classes: different labels; 0 where labels are no class numbers.
+        input_sizes: the sizes that dynamic dimensions have in the first sample, for costs that fit the data.
+    """
 
     spec: DataSpec
     samples: int
@@ -229,6 +235,7 @@ class DataSummary(Record, frozen=True, kw_only=True):
     classes: int
     description: str  # 'fashion-calibration.npz · 256 samples'
     random: bool = False
+    input_sizes: tuple[tuple[str, int], ...] = ()
     cautions: tuple[str, ...] = ()
 
 

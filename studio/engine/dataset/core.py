@@ -139,6 +139,16 @@ class Dataset:
         """The smallest feed: one sample, or as many as the model demands."""
         return next(self.feeds(1))
 
+    def input_sizes(self) -> dict[str, int]:
+        """The sizes that dynamic dimensions have in the first sample, by name."""
+        feed = self.first()
+        return {
+            name: int(size)
+            for info in self.inputs
+            for name, size in zip(info.shape or (), feed[info.name].shape, strict=False)
+            if isinstance(name, str)
+        }
+
     def labels(self) -> Array | None:
         """All labels (samples, …); shorter ones are filled up with −1 (unlabelled). None without labels."""
         if not self.source.labelled:
@@ -177,6 +187,7 @@ class Dataset:
             classes=classes,
             description=f"{self.source.what} · {self.samples} samples",
             random=self.random,
+            input_sizes=tuple(self.input_sizes().items()),
             cautions=tuple(cautions),
         )
 

@@ -202,6 +202,11 @@ def test_reading_never_holds_more_than_a_batch(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ what does not fit, in words
 
 
+def test_the_sizes_of_dynamic_dimensions_are_those_of_the_data(tmp_path: Path) -> None:
+    path = saved(tmp_path / "d.npz", ids=np.ones((4, 9), int), mask=np.ones((4, 9), int))
+    assert opened(path, IDS, MASK).summary().input_sizes == (("N", 1), ("T", 9))
+
+
 def test_a_missing_input_is_named(tmp_path: Path) -> None:
     with pytest.raises(StudioError, match=r"nothing for input 'mask': it holds 'ids'"):
         opened(saved(tmp_path / "d.npz", ids=np.ones((2, 3), int)), IDS, MASK)
