@@ -46,6 +46,7 @@ class ToolBar(QToolBar):
         self.addSeparator()
         self._add("analyze.scan", "Scan sensitivity")
         self._add("compress.run", "Compress")
+        self._add("compress.train", "Fine-tune…")
         self.addSeparator()
         self._add("analyze.compare", "Compare")
         self._add("file.export", "Export ONNX…")

@@ -132,6 +132,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("analyze.measure", "&Measure this version", "Analyze", lambda w: w.measure(), "Latency, size, memory and accuracy, against the original", "F8", needs_listing, "ph.gauge"),
     Command("analyze.compare", "&Compare versions…", "Analyze", lambda w: w.compare(), "Two versions side by side, layer by layer", "Ctrl+K", needs_two_versions, "ph.columns", 1),
     Command("compress.run", "&Compress", "Compress", lambda w: w.compress(), "Carry out what is staged, in the background", "F5", needs_staged, "ph.play"),
+    Command("compress.train", "Fine-&tune…", "Compress", lambda w: w.ask_training(), "Train the model to win back what compressing lost", "Ctrl+T", needs_listing, "ph.graduation-cap"),
     Command("compress.cancel", "Ca&ncel", "Compress", lambda w: w.session.cancel_all(), "Stop everything that runs or waits", "Shift+F5", needs_job, "ph.stop"),
     Command("compress.keep", "&Keep the selection as it is", "Compress", lambda w: w.session.clear_treatments(w.selection.layers), "Take the treatments of the selected layers away", "Ctrl+Backspace", needs_selection, group=1),
     Command("compress.clear", "Clear a&ll treatments", "Compress", lambda w: w.session.clear_treatments(None), "Take every staged treatment away", "", needs_staged, group=1),

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from studio.gui.graph_view import GraphPanel
 
 AUTOSAVE_MS = 15_000
-# Background measurements that nobody asked for say what went wrong in the jobs panel only.
-QUIET_KINDS = {"measure", "profile"}
+# Measurements that nobody asked for say what went wrong in the jobs panel only; an export says it in its dialog.
+QUIET_KINDS = {"measure", "profile", "export"}
 
 
 class MainWindow(QMainWindow):
@@ -209,6 +209,12 @@ class MainWindow(QMainWindow):
         from studio.gui.scan_dialog import ScanDialog
 
         ScanDialog(self.session, self.selection.layers, self).open()
+
+    def ask_training(self) -> None:
+        """Ask how to train."""
+        from studio.gui.train_dialog import TrainDialog
+
+        TrainDialog(self.session, self.compress, self).open()
 
     def ask_data(self) -> None:
         """Ask for calibration and evaluation data."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QDialog, QHBoxLayout, QRadioButton, QVBoxLayout, QWidget
 
 from studio.app.session import Session
-from studio.gui.forms import Combo, Form
+from studio.gui.technique_chooser import TechniqueChooser
 from studio.gui.widgets import button, label
-from studio.records.steps import SETTINGS, AnySettings, Settings
+from studio.records.steps import SETTINGS, Settings
 
 # What can be done to one layer alone; training is of a whole model.
 SCANNABLE: tuple[type[Settings], ...] = tuple(kind for kind in SETTINGS if kind.slot != "train")
@@ -26,15 +25,7 @@ class ScanDialog(QDialog):
         self.setWindowTitle("Scan sensitivity")
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         self.setMinimumWidth(440)
-        self._settings: dict[type[Settings], Settings] = {kind: kind() for kind in SCANNABLE}
-        self.box = Combo()
-        for kind in SCANNABLE:
-            self.box.addItem(kind.title, kind)
-        self.box.setAccessibleName("Treatment to scan with")
-        self.box.currentIndexChanged.connect(lambda _row: self._show())
-        self._summary = label(role="dim", wrap=True)
-        self._forms: dict[type[Settings], Form] = {}
-        self._form_place = QVBoxLayout()
+        self.chooser = TechniqueChooser(SCANNABLE, "Treatment to scan with")
         self.all_layers = QRadioButton("All layers")
         self.chosen_layers = QRadioButton(f"The {len(self._selected)} selected layers")
         for radio in (self.all_layers, self.chosen_layers):
@@ -52,9 +43,7 @@ class ScanDialog(QDialog):
                 wrap=True,
             )
         )
-        column.addWidget(self.box)
-        column.addWidget(self._summary)
-        column.addLayout(self._form_place)
+        column.addWidget(self.chooser)
         column.addWidget(self.all_layers)
         column.addWidget(self.chosen_layers)
         column.addWidget(self._data)
@@ -69,35 +58,15 @@ class ScanDialog(QDialog):
         column.addLayout(row)
         for radio in (self.all_layers, self.chosen_layers):
             radio.toggled.connect(lambda _on: self._show())
-        preferred = [
-            row
-            for row, kind in enumerate(SCANNABLE)
-            if kind.needs == "calibration" and kind.slot == "quantize"
-        ]
+        preferred = [kind for kind in SCANNABLE if kind.needs == "calibration" and kind.slot == "quantize"]
         project = session.view.project
         if preferred and project and project.calibration is not None:
-            self.box.setCurrentIndex(preferred[0])
+            self.chooser.choose(preferred[0])
+        self.chooser.changed.connect(self._show)
         self._show()
 
-    @property
-    def settings(self) -> AnySettings:
-        """What was chosen."""
-        return self._settings[self._kind]  # type: ignore[return-value]  # SETTINGS lists the members of AnySettings
-
-    @property
-    def _kind(self) -> type[Settings]:
-        return SCANNABLE[max(0, self.box.currentIndex())]
-
     def _show(self) -> None:
-        kind = self._kind
-        self._summary.setText(kind.summary)
-        for other, form in self._forms.items():
-            form.setVisible(other is kind)
-        if kind not in self._forms:
-            form = self._forms[kind] = Form(kind)
-            form.edited.connect(lambda name, value, kind=kind: self._edit(kind, name, value))
-            form.show_records([self._settings[kind]])
-            self._form_place.addWidget(form)
+        kind = self.chooser.kind
         project = self._session.view.project
         version = project.current if project else None
         total = len(version.layers) if version else 0
@@ -116,11 +85,7 @@ class ScanDialog(QDialog):
         self._data.setText(words)
         self.start.setEnabled(not (project and project.calibration is None and kind.needs == "calibration"))
 
-    def _edit(self, kind: type[Settings], name: str, value: object) -> None:
-        self._settings[kind] = msgspec.structs.replace(self._settings[kind], **{name: value})
-        self._forms[kind].show_records([self._settings[kind]])
-
     def _start(self) -> None:
         layers = self._selected if self.chosen_layers.isChecked() else ("*",)
         self.accept()
-        self._session.scan(self.settings, layers)
+        self._session.scan(self.chooser.settings, layers)

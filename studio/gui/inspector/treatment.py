@@ -19,13 +19,13 @@ from studio.gui.widgets import EmptyState, button, label, rule, watch
 from studio.records.steps import SETTINGS, AnySettings, Settings, Slot
 
 # The order in which people choose; the chain's own order is records.steps.SLOTS.
-ORDER: tuple[Slot, ...] = ("quantize", "prune", "factorize", "sparsify", "train")
+# Training is of the whole model and has a dialog of its own.
+ORDER: tuple[Slot, ...] = ("quantize", "prune", "factorize", "sparsify")
 SLOT_WORDS: dict[Slot, str] = {
     "quantize": "Quantize",
     "prune": "Prune",
     "factorize": "Factorise",
     "sparsify": "Sparsify",
-    "train": "Train",
 }
 NAMES_SHOWN = 3
 
