@@ -554,6 +554,7 @@ AnySettings: TypeAlias = (
     | Factorize
     | Finetune
     | Distill
+    | Qat
 )
 SETTINGS: tuple[type[Settings], ...] = (
     Fp16,
@@ -565,6 +566,7 @@ SETTINGS: tuple[type[Settings], ...] = (
     Factorize,
     Finetune,
     Distill,
+    Qat,
 )
 
 

@@ -52,5 +52,9 @@ def find(settings: steps.Settings) -> Technique:
             from studio.engine.techniques.distill import Distillation
 
             return Distillation()
+        case steps.Qat():
+            from studio.engine.techniques.qat import AwareTraining
+
+            return AwareTraining()
         case _:
             raise LookupError(f"no technique for {type(settings).__name__}")

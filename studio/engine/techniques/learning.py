@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from studio.base.errors import StudioError
 from studio.engine.dataset import Dataset
@@ -80,32 +81,39 @@ def carry_out(
     if context.scratch is not None:
         context.scratch.mkdir(parents=True, exist_ok=True)
         checkpoint = checkpoint_path(context.scratch, listing.model, plan.step, context.seed, teacher)
-    lesson = Lesson(
-        data=data,
-        teacher=teacher,
+    wanted = replace(
+        lesson(plan, data, context, teacher=teacher),
         labels=labels,
         features=features,
         temperature=temperature,
-        batch=settings.batch,
-        rate=settings.rate,
         trained=_chosen(listing, plan),
-        course=Course(
-            steps=settings.steps,
-            minutes=settings.minutes,
-            accumulate=settings.accumulate,
-            target=settings.target,
-        ),
-        seed=context.seed,
-        threads=context.threads,
     )
     hooks = Hooks(
         progress=context.progress, told=context.trained, enough=context.enough, checkpoint=checkpoint
     )
-    model, outcome = train(listing.model, lesson, hooks)
+    model, outcome = train(listing.model, wanted, hooks)
     context.note(in_words(outcome, labelled=teacher is None))
     for action in plan.actions:
         context.treated(model, action.layer, "trained")
     return model
+
+
+def lesson(plan: Plan, data: Dataset, context: Context, *, teacher: Model | None) -> Lesson:
+    """A lesson as the settings of a plan's step say."""
+    settings = plan.step.settings
+    assert isinstance(settings, Training)
+    course = Course(
+        steps=settings.steps, minutes=settings.minutes, accumulate=settings.accumulate, target=settings.target
+    )
+    return Lesson(
+        data=data,
+        teacher=teacher,
+        batch=settings.batch,
+        rate=settings.rate,
+        course=course,
+        seed=context.seed,
+        threads=context.threads,
+    )
 
 
 def _chosen(listing: Listing, plan: Plan) -> Callable[[str], bool]:

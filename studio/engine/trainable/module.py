@@ -7,7 +7,7 @@ depends on the shapes of the inputs alone once per combination of shapes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +85,7 @@ class GraphModule(nn.Module):
         trainable: asked for every weight that could be trained; False freezes it.
         promote: compute half-precision models in float32, with float32 master weights.
         watch: names of values of the main graph to return besides the outputs.
+        unfolded: operators that run every time, even where they depend on constants alone.
 
     Raises:
         StudioError: a node cannot be run.
@@ -97,6 +98,7 @@ class GraphModule(nn.Module):
         trainable: Callable[[str], bool] = lambda _name: True,
         promote: bool = True,
         watch: Sequence[str] = (),
+        unfolded: Collection[str] = (),
     ) -> None:
         super().__init__()
         self.model, self.promote = model, promote
@@ -122,12 +124,13 @@ class GraphModule(nn.Module):
         frozen: list[Frozen] = []
         self._load_constants(compiler.constants, trainable, frozen)
         self.frozen = tuple(frozen)
-        self._live = self._fold()
+        self._live = self._fold(unfolded)
         self._shape_steps, self._shape_slots = shape_steps(
             self._live,
             self._program,
             {s for s, v in enumerate(self._template) if v is not None},
             {w.slot for w in self.weights.values()},
+            unfolded,
         )
         self._after_shapes = [s for s in self._live if id(s) not in self._shape_steps]
         self._shapes: dict[Any, dict[int, Any]] = {}
@@ -156,14 +159,14 @@ class GraphModule(nn.Module):
                 self.weights[name] = Weight(name, held, slot, parameter)
 
     @torch.no_grad()
-    def _fold(self) -> list[Step]:
+    def _fold(self, unfolded: Collection[str]) -> list[Step]:
         """Run once what depends on frozen constants alone; the steps that are left."""
         known = {s for s, v in enumerate(self._template) if v is not None}
         kept = set(self._results.values())
         live = []
         for step in self._program.steps:
             needed = reads(step) - {0}
-            if step.control or step.call.op in _RANDOM or not needed <= known:
+            if step.control or step.call.op in _RANDOM or step.call.op in unfolded or not needed <= known:
                 live.append(step)
                 continue
             env = list(self._template)

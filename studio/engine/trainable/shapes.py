@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from studio.engine.trainable.program import Program, Step, reads
 
@@ -134,7 +134,7 @@ _PLAIN = (
 
 
 def shape_steps(
-    steps: Sequence[Step], program: Program, known: set[int], weights: set[int]
+    steps: Sequence[Step], program: Program, known: set[int], weights: set[int], moving: Collection[str] = ()
 ) -> tuple[set[int], set[int]]:
     """Steps that need not run again for inputs of the same shapes.
 
@@ -143,6 +143,7 @@ def shape_steps(
         program: of the main graph.
         known: slots of constants.
         weights: slots of trained constants: their shapes are known, their values are not.
+        moving: operators whose results may change from run to run all the same.
 
     Returns:
         The ids of those steps, and the slots of theirs that other steps or the outputs read.
@@ -160,7 +161,7 @@ def shape_steps(
             if inputs[0] in shaped:
                 valued.update(step.outputs)
                 chosen.append(step)
-        elif all(i in valued for i in inputs) and inputs:
+        elif op not in moving and all(i in valued for i in inputs) and inputs:
             valued.update(step.outputs)
             chosen.append(step)
         if all(i in valued if n in steering else i in shaped for n, i in enumerate(inputs)):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -71,11 +72,7 @@ def train(student: Model, lesson: Lesson, hooks: Hooks) -> tuple[Model, Outcome]
         StudioError: the model cannot be differentiated, or there is nothing to train with.
         Cancelled: at any tick.
     """
-    threads = torch.get_num_threads()
-    torch.manual_seed(lesson.seed)
-    if lesson.threads:
-        torch.set_num_threads(lesson.threads)
-    try:
+    with threads_of_torch(lesson.threads):
         features = _common(student, lesson.teacher) if lesson.features and lesson.teacher is not None else ()
         module = GraphModule(student, trainable=lesson.trained, watch=features)
         if not module.weights:
@@ -86,8 +83,18 @@ def train(student: Model, lesson: Lesson, hooks: Hooks) -> tuple[Model, Outcome]
         if outcome.after >= outcome.before:  # nothing better was found
             return copy(student), outcome
         return write_back(module), outcome
+
+
+@contextlib.contextmanager
+def threads_of_torch(count: int) -> Iterator[None]:
+    """Let torch use so many threads for a while; 0 = as many as it likes."""
+    before = torch.get_num_threads()
+    if count:
+        torch.set_num_threads(count)
+    try:
+        yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 def teach(module: GraphModule, lesson: Lesson, hooks: Hooks, features: tuple[str, ...] = ()) -> Outcome:

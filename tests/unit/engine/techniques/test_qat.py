@@ -1,0 +1,98 @@
+"""Quantization-aware training: quantizers in the graph, better than rounding alone, the same answers in both runtimes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+from support.nets import Net
+
+from studio.base.progress import Progress
+from studio.engine import execute, graph
+from studio.engine.dataset import Dataset, open_data
+from studio.engine.graph import Model
+from studio.engine.layers import Listing, list_layers
+from studio.engine.planning import plan_step
+from studio.engine.techniques import find
+from studio.engine.techniques.contract import Context
+from studio.engine.trainable import GraphModule
+from studio.records.measure import DataSpec
+from studio.records.steps import Qat, Step
+
+
+def conv_net(folder: Path) -> tuple[Listing, Dataset]:
+    net = Net(seed=8)
+    net.add("Conv", ["x", net.weight("w1", 8, 1, 3, 3), net.weight("b1", 8)], "c1", pads=[1, 1, 1, 1])
+    net.add("Relu", ["c1"], "r1")
+    net.add(
+        "Conv",
+        ["r1", net.weight("w2", 16, 8, 3, 3), net.weight("b2", 16)],
+        "c2",
+        strides=[2, 2],
+        pads=[1, 1, 1, 1],
+    )
+    net.add("Relu", ["c2"], "r2")
+    net.add("GlobalAveragePool", ["r2"], "p")
+    net.add("Flatten", ["p"], "f")
+    net.add("Gemm", ["f", net.weight("w3", 6, 16), net.weight("b3", 6)], "y", transB=1)
+    proto = net.build({"x": (TensorProto.FLOAT, ["N", 1, 8, 8])}, {"y": (TensorProto.FLOAT, ["N", 6])})
+    (folder / "net.onnx").write_bytes(proto.SerializeToString())
+    listing = list_layers(graph.load(folder / "net.onnx"))
+    x = np.random.default_rng(0).normal(size=(300, 1, 8, 8)).astype(np.float32)
+    np.savez(folder / "data.npz", x=x)
+    return listing, open_data(
+        DataSpec(path=str(folder / "data.npz")), listing.inputs, dict(listing.input_sizes)
+    )
+
+
+def outputs(model: Model, data: Dataset) -> np.ndarray:
+    return np.concatenate([o[0] for o in execute.outputs(model, data.feeds(), Progress(), threads=1)])
+
+
+def trained(listing: Listing, data: Dataset, how: Qat) -> Model:
+    context = Context(calibration=data, threads=1)
+    plan = plan_step(listing, Step(settings=how), context)
+    model = find(how).apply(listing, plan, context)
+    assert list_layers(model, dict(listing.input_sizes)).cost == plan.after
+    return model
+
+
+@pytest.mark.parametrize("bits", [3, 8])
+def test_training_beats_rounding_and_the_file_needs_no_conversion(tmp_path: Path, bits: int) -> None:
+    listing, data = conv_net(tmp_path)
+    wanted = outputs(listing.model, data)
+    start = trained(listing, data, Qat(weights=bits, steps=1, rate=1e-9, batch=32))
+    done = trained(listing, data, Qat(weights=bits, steps=80, rate=5e-3, batch=32))
+    errors = [float(np.square(outputs(m, data) - wanted).mean()) for m in (start, done)]
+    assert errors[1] < (0.7 if bits == 3 else 1.05) * errors[0]
+    kinds = {layer.dtype for layer in list_layers(done).layers}
+    assert kinds == {"int4" if bits <= 4 else "int8"}
+
+
+def test_torch_and_onnxruntime_choose_the_same_classes(tmp_path: Path) -> None:
+    listing, data = conv_net(tmp_path)
+    model = trained(listing, data, Qat(weights=4, steps=20, rate=2e-3, batch=32))
+    module = GraphModule(model)
+    ours = np.concatenate([module.numpy(feed)["y"] for feed in data.feeds()])
+    theirs = outputs(model, data)
+    assert (ours.argmax(1) == theirs.argmax(1)).mean() > 0.99
+    np.testing.assert_allclose(ours, theirs, atol=float(np.ptp(theirs)) / 64)
+
+
+def test_narrow_weights_still_run_on_the_runtimes_integer_kernels(tmp_path: Path) -> None:
+    listing, data = conv_net(tmp_path)
+    model = trained(listing, data, Qat(weights=4, steps=1, batch=32))
+    written = tmp_path / "optimized.onnx"
+    execute.session(model, threads=1, optimized=written)
+    ops = [n.op_type for n in graph.nodes(graph.load(written))]
+    assert ops.count("QLinearConv") == 2
+    assert "Conv" not in ops
+
+
+def test_without_samples_it_is_refused(tmp_path: Path) -> None:
+    listing, _ = conv_net(tmp_path)
+    plan = plan_step(listing, Step(settings=Qat()), Context())
+    assert not plan.actions
+    assert all("samples" in r.reason for r in plan.refusals)
