@@ -35,6 +35,7 @@ from studio.records.task import (
     Scanned,
     ScannedLayer,
     TimedSoFar,
+    Trained,
     Treated,
 )
 
@@ -69,14 +70,19 @@ def compress(desk: Desk, *, agreed: bool) -> int:
         board.end_job(job, "done", f"{made.name} is ready")
         _add(desk, made, project)
 
-    work = _apply(project, head, recipe, desk.store, agreed=agreed)
+    scratch = desk.home.session / "training"
+    work = _apply(project, head, recipe, desk.store, scratch, agreed=agreed)
     return desk.lanes.do(job, work, done, lambda items: _extend_live(board, job, items))
 
 
 def _apply(
-    project: Project, parent: Version, recipe: Recipe, store: Store, *, agreed: bool
+    project: Project, parent: Version, recipe: Recipe, store: Store, scratch: Path, *, agreed: bool
 ) -> Callable[[Run], Version]:
-    """Work: apply a recipe to a version; the result has no id yet."""
+    """Work: apply a recipe to a version; the result has no id yet.
+
+    Students follow the original, not the version that they are made from.
+    """
+    teacher = project.original.file if project.original and project.original != parent else ""
 
     def work(run: Run) -> Version:
         output = run.folder / "written" / MODEL
@@ -90,6 +96,8 @@ def _apply(
             evaluation=project.evaluation,
             threads=project.threads,
             agreed=agreed,
+            teacher=teacher,
+            scratch=str(scratch),
         )
         applied = run.task(task, Applied)
         run.check()
@@ -135,6 +143,9 @@ def _extend_live(board: Board, job: int, items: Sequence[News]) -> None:
             case TimedSoFar():
                 point = (item.done, item.median_ms, item.low_ms, item.high_ms)
                 live = replace(live, times=(*live.times, point))
+            case Trained():
+                point_of_step = (item.step, item.loss, item.accuracy)
+                live = replace(live, training=(*live.training, point_of_step), training_steps=item.total)
             case _:
                 pass
     if live is not board.view.live:

@@ -204,7 +204,9 @@ class Desk:
             match answer:
                 case Inspected(info=info):
                     self.learn(head.id, info=info, outline=answer.outline, stripped=answer.stripped)
-                    if head.info is not None and head.digest != info.digest:
+                    # A saved original whose weights lay beside it was written anew, with another digest.
+                    stored = Path(head.file).parent.name == head.digest
+                    if head.digest != info.digest and not stored:
                         self.board.say(f"The file of {head.name} has changed since it was opened", "caution")
                 case Failed():
                     self.board.say(error_of(answer).sentence, "error")

@@ -185,6 +185,13 @@ class Lanes:
         else:
             self._board.update_job(job_id, state="cancelling", words="Stopping")
 
+    def finish(self, job_id: int) -> None:
+        """Ask a running job to end soon and keep the best so far."""
+        job = self._board.view.job(job_id)
+        if job is not None and job.state == "running" and job_id in self._deeds:
+            self._deeds[job_id].finish(job_id)
+            self._board.update_job(job_id, words="Finishing with the best so far")
+
     def cancel_all(self) -> None:
         """Ask all jobs to stop."""
         for job in self._board.view.jobs:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -248,10 +248,12 @@ def command(
     calibration: DataSpec | None = None,
     evaluation: DataSpec | None = None,
     recipe_file: str = "recipe.yaml",
+    more: Sequence[str] = (),
 ) -> str:
     """The shell command that repeats a recipe.
 
-    A recipe that does not fit on a line (steps on different or on many layers) is named as a file.
+    A recipe that does not fit on a line (steps on different or on many layers) is named as a file;
+    `more` are further words of the command line.
     """
     words = ["featherweight", "compress", model, "-o", output]
     layers = {step.layers for step in recipe.steps}
@@ -270,7 +272,7 @@ def command(
         words += ["--calibration", data_spec_text(calibration)]
     if evaluation is not None:
         words += ["--evaluation", data_spec_text(evaluation)]
-    return shlex.join(words)
+    return shlex.join([*words, *more])
 
 
 def _all_text(step: Step) -> str:

@@ -277,6 +277,10 @@ class Session:
         """Ask a job to stop."""
         self._desk.lanes.cancel(job_id)
 
+    def finish(self, job_id: int) -> None:
+        """Ask training to end soon and keep the best so far; other work goes on."""
+        self._desk.lanes.finish(job_id)
+
     def cancel_all(self) -> None:
         """Ask all jobs to stop."""
         self._desk.lanes.cancel_all()

@@ -18,6 +18,8 @@ class Live(Record, frozen=True, kw_only=True):
         start_bytes / start_ms: of the parent before the first layer; ms None where not measured.
         sizes: (layers done, weight bytes).
         times: (layers done, median, low, high in ms).
+        training: (step, loss, accuracy or None) of every step of training.
+        training_steps: expected.
         words: what was said of each layer done: (layer, words).
         running: whether more may come.
     """
@@ -28,6 +30,8 @@ class Live(Record, frozen=True, kw_only=True):
     start_ms: float | None = None
     sizes: tuple[tuple[int, int], ...] = ()
     times: tuple[tuple[int, float, float, float], ...] = ()
+    training: tuple[tuple[int, float, float | None], ...] = ()
+    training_steps: int = 0
     words: tuple[tuple[str, str], ...] = ()
     running: bool = True
 

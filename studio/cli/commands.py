@@ -86,6 +86,17 @@ def compress_(
     layers: Layers = None,
     calibration: Calibration = "",
     evaluation: Evaluation = "",
+    training: Annotated[
+        str,
+        typer.Option(
+            help="Samples to train on, written like calibration data.",
+            metavar="SPEC",
+            show_default="the calibration data",
+        ),
+    ] = "",
+    teacher: Annotated[
+        Path | None, typer.Option(help="The model to distil from.", show_default="the model given")
+    ] = None,
     seed: Seed = None,
     threads: Threads = 0,
     input_size: Sizes = None,
@@ -113,6 +124,8 @@ def compress_(
             layers=tuple(layers or ()),
             calibration=calibration,
             evaluation=evaluation,
+            training=training,
+            teacher=teacher,
             seed=seed,
             threads=threads,
             sizes=tuple(input_size or ()),

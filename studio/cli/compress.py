@@ -35,6 +35,8 @@ class Order:
     layers: tuple[str, ...] = ()
     calibration: str = ""
     evaluation: str = ""
+    training: str = ""
+    teacher: Path | None = None
     seed: int | None = None
     threads: int = 0
     sizes: tuple[str, ...] = ()
@@ -131,6 +133,8 @@ def _carry_out(
             threads=order.threads,
             checkpoints=False,
             agreed=order.agreed,
+            training=data(order.training),
+            teacher=str(order.teacher or ""),
         )
         applied = terminal.ask(task, Applied)
         check = terminal.ask(
@@ -150,8 +154,18 @@ def _carry_out(
         calibration=calibration,
         evaluation=evaluation,
         recipe_file=str(order.recipe or order.save_recipe or "recipe.yaml"),
+        more=_more(order),
     )
     return Outcome(order, recipe, before, after, applied, check, found, command, watch.seconds)
+
+
+def _more(order: Order) -> list[str]:
+    """The options that a recipe does not hold, as they were given."""
+    words = ["--training", order.training] if order.training else []
+    words += ["--teacher", str(order.teacher)] if order.teacher else []
+    words += [word for size in order.sizes for word in ("--input-size", size)]
+    words += ["--threads", str(order.threads)] if order.threads else []
+    return words + (["--yes"] if order.agreed else [])
 
 
 # ---------------------------------------------------------------- saying it

@@ -35,8 +35,11 @@ def _technique(terminal: Terminal, model: Path, before: int, kind: type[Settings
     watch = Stopwatch()
     with tempfile.TemporaryDirectory(prefix="featherweight-") as folder:
         output = Path(folder) / "model.onnx"
-        step = Step(settings=kind())  # type: ignore[arg-type]  # every member of the union is one
-        calibration = DataSpec(path=str(resource("sample") / "calibration.npz"), limit=64)
+        # Training is told in steps, not minutes; labels are in the evaluation data.
+        settings = kind(steps=5) if "steps" in kind.__struct_fields__ else kind()
+        step = Step(settings=settings)  # type: ignore[arg-type]  # every member of the union is one
+        data = "evaluation.npz" if kind.needs == "labels" else "calibration.npz"
+        calibration = DataSpec(path=str(resource("sample") / data), limit=32)
         task = Apply(
             model=str(model),
             recipe=Recipe(steps=(step,)),

@@ -152,6 +152,13 @@ class DoLane:
             self._stop(running)
         return False
 
+    def finish(self, deed_id: int) -> None:
+        """Ask a running deed to end soon and keep the best so far."""
+        with self._condition:
+            running, driver = self._running, self.driver
+        if running is not None and running.id == deed_id and driver is not None:
+            driver.finish()
+
     def close(self) -> None:
         """Stop everything at once."""
         with self._condition:

@@ -20,7 +20,19 @@ from studio.base.errors import Cancelled, StudioError
 from studio.base.process import Child
 from studio.base.units import file_size
 from studio.records.base import decode, encode
-from studio.records.task import Answer, AnswerBase, Ask, Cancel, Failed, FromWorker, News, Note, Stopped, Task
+from studio.records.task import (
+    Answer,
+    AnswerBase,
+    Ask,
+    Cancel,
+    Failed,
+    Finish,
+    FromWorker,
+    News,
+    Note,
+    Stopped,
+    Task,
+)
 
 A = TypeVar("A", bound=AnswerBase)
 
@@ -139,6 +151,11 @@ class Driver:
             self._cancelled_at, self._patience = time.monotonic(), patience
             task_id = self._task_id
         self._child.send(encode(Cancel(id=task_id)))
+
+    def finish(self) -> None:
+        """Ask the running task to end soon and keep the best so far. From any thread."""
+        if self._running.is_set():
+            self._child.send(encode(Finish(id=self._task_id)))
 
     def close(self) -> None:
         """End the process and its family."""
