@@ -12,7 +12,7 @@ import errno
 import math
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -29,6 +29,7 @@ from studio.engine.graph.strip import bare_proto, proto_with
 MAX_INLINE_BYTES = 1_500_000_000
 # Tensors from this size on are written by themselves (or go into external data).
 _LARGE = 1024
+_RELEASE_AFTER = 64_000_000
 # External data start at multiples of this, so that runtimes can map them. Source: onnx.proto, ExternalData.
 _ALIGNMENT = 4096
 # Marks the tensor whose bytes come in when the model is written.
@@ -64,9 +65,11 @@ def save(model: Model, path: Path, *, inline_bytes: int = MAX_INLINE_BYTES) -> i
         if sum(t.nbytes for t in tensors) <= inline_bytes:
             chunks = _splice(bytes(bare.SerializeToString()), tensors)
             with _replacing(path) as stream:
-                written = _write(stream, chunks)
+                for chunk in _fetched(model, chunks):
+                    stream.write(chunk)
+            written = wire.size(chunks)
         else:
-            written = _save_external(bare, tensors, path, before)
+            written = _save_external(model, bare, tensors, path, before)
     except OSError as error:
         raise StudioError(*_why_not(path, error)) from error
     for old in before:  # what only the replaced model used
@@ -156,17 +159,27 @@ def _contents(chunk: wire.Chunk) -> bytes:
     return data
 
 
-def _write(stream: IO[bytes], chunks: list[wire.Chunk]) -> int:
+def _fetched(model: Model, chunks: Iterable[wire.Chunk]) -> Iterator[bytes]:
+    """The bytes of chunk after chunk; memory of weights that were read is given back on the way."""
+    read = 0
     for chunk in chunks:
-        stream.write(_contents(chunk))
-    return wire.size(chunks)
+        data = _contents(chunk)
+        yield data
+        read += len(data)
+        if read > _RELEASE_AFTER:
+            model.release()
+            read = 0
 
 
 # ------------------------------------------------------------------ external data
 
 
 def _save_external(
-    bare: onnx.ModelProto, tensors: list[ir.TensorProtocol], path: Path, before: tuple[Path, ...]
+    model: Model,
+    bare: onnx.ModelProto,
+    tensors: list[ir.TensorProtocol],
+    path: Path,
+    before: tuple[Path, ...],
 ) -> int:
     """Weights first, under a name that nothing uses yet; then the model that names them."""
     name = f"{path.name}.data"
@@ -176,17 +189,18 @@ def _save_external(
     _point_outside(bare, tensors, places, name)
     data_path = path.parent / name
     with _replacing(data_path) as stream:
-        for tensor, place in zip(tensors, places, strict=True):
+        payloads = [wire.Payload(tensor, tensor.nbytes) for tensor in tensors]
+        for data, place in zip(_fetched(model, payloads), places, strict=True):
             stream.seek(place)
-            stream.write(_contents(wire.Payload(tensor, tensor.nbytes)))
+            stream.write(data)
     try:
         with _replacing(path) as stream:
-            data = bare.SerializeToString()
-            stream.write(data)
+            structure = bare.SerializeToString()
+            stream.write(structure)
     except BaseException:
         data_path.unlink(missing_ok=True)
         raise
-    return len(data) + total
+    return len(structure) + total
 
 
 def _layout(tensors: list[ir.TensorProtocol]) -> tuple[list[int], int]:
