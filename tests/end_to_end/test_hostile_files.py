@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +18,7 @@ from support import models
 
 from studio.app.jobs.drive import Limits, run_task
 from studio.base.errors import StudioError
+from studio.engine import graph
 from studio.records.task import Inspect, Inspected
 
 FLOAT = TensorProto.FLOAT
@@ -243,3 +248,27 @@ def test_a_pipe_in_the_place_of_a_model_does_not_block(tmp_path: Path) -> None:
     result = inspect(tmp_path / "m.onnx")
     assert isinstance(result, StudioError)
     assert "no regular file" in result.sentence
+
+
+def test_a_saver_that_is_killed_leaves_a_whole_file(tmp_path: Path) -> None:
+    """Five kills at random moments of saving over the same file again and again."""
+    source = models.write(models.dense(256), tmp_path / "in.onnx")
+    target = tmp_path / "out.onnx"
+    code = (
+        "import sys; from pathlib import Path; from studio.engine import graph\n"
+        "model = graph.load(Path(sys.argv[1]))\n"
+        "graph.save(model, Path(sys.argv[2])); print('once', flush=True)\n"
+        "while True: graph.save(model, Path(sys.argv[2]))"
+    )
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        child = subprocess.Popen(
+            [sys.executable, "-c", code, str(source), str(target)], stdout=subprocess.PIPE
+        )
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"once\n"
+        time.sleep(float(rng.uniform(0, 0.2)))
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+        assert graph.to_bytes(graph.load(target)) == graph.to_bytes(graph.load(source))
