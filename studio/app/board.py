@@ -17,7 +17,21 @@ Listener: TypeAlias = Callable[[View, View], None]
 
 LOG_LIMIT = 1000
 JOB_LIMIT = 200
+FIGURES = {
+    "compress",
+    "scan",
+    "measure",
+    "profile",
+}  # jobs whose end the log tells; others say more themselves
 _UNSAVED = object()  # equals no project's essence
+
+
+FIGURES = {
+    "compress",
+    "scan",
+    "measure",
+    "profile",
+}  # jobs whose end the log tells; others say more themselves
 
 
 class Board:
@@ -132,6 +146,8 @@ class Board:
         )
         if state == "cancelled":
             self.say(f"{job.title}: cancelled")
+        elif state == "done" and job.kind in FIGURES and job.started is not None:
+            self.say(f"{job.title}: {words[:1].lower()}{words[1:]} in {now - job.started:.1f} s")
         live = self.view.live
         if live is not None and live.job == job_id and live.running:
             self.change(live=replace(live, running=False))

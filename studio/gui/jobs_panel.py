@@ -87,7 +87,8 @@ class JobsPanel(QWidget):
             if row is None:
                 row = self._rows[job.id] = JobRow(job.id, self._session, self.details_asked.emit)
                 self._jobs.insertWidget(place, row)
-            row.show_job(job)
+            live = view.live
+            row.show_job(job, training=live is not None and live.job == job.id and bool(live.training))
         running = sum(job.state != "waiting" for job in active)
         waiting = len(active) - running
         words = [f"{running} RUNNING"] if running else []
@@ -110,6 +111,12 @@ class JobRow(QWidget):
         self._bar = QProgressBar()
         self._bar.setRange(0, 1000)
         self._bar.setTextVisible(False)
+        self._finish = button(
+            "Finish now",
+            lambda: session.finish(job_id),
+            role="link",
+            tip="End training here and keep the best so far",
+        )
         self._cancel = button(
             "Cancel", lambda: session.cancel(job_id), role="link", tip="Stop this job (Shift+F5 stops all)"
         )
@@ -120,6 +127,7 @@ class JobRow(QWidget):
         top.setSpacing(4)
         top.addWidget(self._title, 1)
         top.addWidget(self._left)
+        top.addWidget(self._finish)
         top.addWidget(self._cancel)
         top.addWidget(self._details)
         column = QVBoxLayout(self)
@@ -129,8 +137,9 @@ class JobRow(QWidget):
         column.addWidget(self._bar)
         column.addWidget(self._words)
 
-    def show_job(self, job: Job) -> None:
-        """Show the job as it is now."""
+    def show_job(self, job: Job, *, training: bool = False) -> None:
+        """Show the job as it is now; training can be ended early, keeping the best so far."""
+        self._finish.setVisible(training and job.state == "running")
         self._title.set_text(job.title)
         self._left.setText(left(job))
         self._bar.setValue(round(job.share * 1000))
