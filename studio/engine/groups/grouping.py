@@ -136,11 +136,8 @@ def _group(
     sequence = line[first]
     kind: Literal["plain", "outer", "inner"] = "plain"
     if products.intersection(atoms):
-        kind = (
-            "outer"
-            if (np.diff(np.flatnonzero(inside)[np.flatnonzero(line == sequence[0])]) == 1).all()
-            else "inner"
-        )
+        positions = np.flatnonzero((parts == sequence[0]).any(axis=1))
+        kind = "outer" if len(positions) > 1 and (np.diff(positions) == 1).any() else "inner"
     axes = [
         Member(layer=name, axis="heads" if kind == "outer" else _literal(axis), channels=count)
         for (name, axis), (count, _, _) in counted.items()

@@ -18,6 +18,9 @@ def per_channel(t: Trace, node: ir.Node) -> None:
         unknown(t, node)
         return
     channels = x[1]
+    if node.op_type == "InstanceNormalization":
+        for axis in x[2:]:
+            t.fix(axis, f"is normalized over at {where(node)}")
     for position in range(1, len(node.inputs)):
         other = t.get(node, position)
         if other and other[0] is not None:
