@@ -166,6 +166,25 @@ view.Graph = class extends view.Graph {
         super.add(graph, signature);
     }
 
+    // A narrow margin in place of Netron's hundred pixels: the panel is flat.
+    restore(state) {
+        super.restore(state);
+        const canvas = document.getElementById('canvas');
+        const origin = document.getElementById('origin');
+        const background = document.getElementById('background');
+        const box = origin.getBBox();
+        const margin = 28;
+        this._width = Math.ceil(box.width + 2 * margin);
+        this._height = Math.ceil(box.height + 2 * margin);
+        origin.setAttribute('transform', `translate(${margin - box.x}, ${margin - box.y}) scale(1)`);
+        for (const part of [background, canvas]) {
+            part.setAttribute('width', this._width);
+            part.setAttribute('height', this._height);
+        }
+        canvas.setAttribute('viewBox', `0 0 ${this._width} ${this._height}`);
+        this._updateZoom(this._zoom);
+    }
+
     // Netron's own keeps zoom above 0.15 and under 1.4.
     _updateZoom(zoom, e) {
         const container = document.getElementById('target');

@@ -47,8 +47,8 @@ class Figures:
 
     @cached_property
     def byte_unit(self) -> float:
-        """What sizes are shown in: megabytes, or kilobytes where no layer has a tenth of one."""
-        return 1e6 if max((layer.cost.bytes for layer in self.layers), default=10**6) >= 1e5 else 1e3
+        """What sizes are shown in: megabytes, or kilobytes where no layer has one."""
+        return 1e6 if max((layer.cost.bytes for layer in self.layers), default=10**6) >= 1e6 else 1e3
 
 
 def figures(view: View) -> Figures:

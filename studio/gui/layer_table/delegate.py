@@ -76,7 +76,8 @@ class LayerDelegate(QStyledItemDelegate):
         else:
             untreated = column.id == "after" and model.layer(row).name not in model.known.after
             ink = ground.dim if untreated or column.id in _DIM_COLUMNS else ground.ink
-            self._paint_text(painter, rect, model.text(row, column), ink, right=column.numeric)
+            cut = Qt.TextElideMode.ElideMiddle if column.id == "layer" else Qt.TextElideMode.ElideRight
+            self._paint_text(painter, rect, model.text(row, column), ink, right=column.numeric, cut=cut)
 
     # ------------------------------------------------------------ inside
 
@@ -92,10 +93,18 @@ class LayerDelegate(QStyledItemDelegate):
         faint, full = self._theme.color("dim"), self._theme.color("text")
         return Ground(fill, full, faint if contrast(faint, fill) >= 4.5 else full)
 
-    def _paint_text(self, painter: QPainter, cell: QRect, text: str, ink: QColor, *, right: bool) -> None:
+    def _paint_text(
+        self,
+        painter: QPainter,
+        cell: QRect,
+        text: str,
+        ink: QColor,
+        *,
+        right: bool = False,
+        cut: Qt.TextElideMode = Qt.TextElideMode.ElideRight,
+    ) -> None:
         rect = cell.adjusted(_PADDING, 0, -_PADDING, 0)
         if self._metrics.horizontalAdvance(text) > rect.width():
-            cut = Qt.TextElideMode.ElideRight if right else Qt.TextElideMode.ElideMiddle
             text = self._metrics.elidedText(text, cut, rect.width())
         painter.setFont(self._text_font)
         painter.setPen(ink)
@@ -105,7 +114,7 @@ class LayerDelegate(QStyledItemDelegate):
         layer = model.layer(row)
         score = model.known.scores.get(layer.name)
         if not model.known.scanned or (score is not None and score.refused):
-            self._paint_text(painter, rect, "refused" if score else "–", ground.dim, right=False)
+            self._paint_text(painter, rect, "refused" if score else "–", ground.dim)
             return
         width = min(rect.width() - 2 * _PADDING, 180)
         top = rect.center().y() - _BAR_HEIGHT / 2 + 0.5
@@ -128,7 +137,7 @@ class LayerDelegate(QStyledItemDelegate):
         room = rect.adjusted(0, 0, -CARET_WIDTH + _PADDING, 0) if caret else rect
         treatment = known.treatments.get(layer.name)
         if treatment is None or not treatment.settings:
-            self._paint_text(painter, room, treatment_text(layer, known), ground.dim, right=False)
+            self._paint_text(painter, room, treatment_text(layer, known), ground.dim)
         else:
             refused = layer.name in known.refused
             inner = room.adjusted(_PADDING, 0, -_PADDING, 0)

@@ -30,10 +30,12 @@ class LayerModel(QAbstractTableModel):
     Signals:
         moving, moved: around every change of the order. A view drops its selection in between and
             takes it up again by name: Qt would carry thousands of persistent indexes along, in seconds.
+        replaced: other layers, or other kinds of figures: columns may want other widths.
     """
 
     moving = Signal()
     moved = Signal()
+    replaced = Signal()
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -53,7 +55,7 @@ class LayerModel(QAbstractTableModel):
 
     def set_figures(self, known: Figures) -> None:
         """Show these figures; rows keep their places while the layers are the same and sorting allows."""
-        same_layers = known.layers is self._known.layers
+        before, same_layers = self._known, known.layers is self._known.layers
         self._known = known
         self._shares = dict(heat(column_named("sensitivity"), known).shares)
         if not same_layers:
@@ -66,6 +68,8 @@ class LayerModel(QAbstractTableModel):
         if self._rows:
             self.dataChanged.emit(self.index(0, 0), self.index(len(self._rows) - 1, len(COLUMNS) - 1))
         self.headerDataChanged.emit(Qt.Orientation.Horizontal, 0, len(COLUMNS) - 1)
+        if not same_layers or (before.scanned, bool(before.times)) != (known.scanned, bool(known.times)):
+            self.replaced.emit()
 
     def keep(self, kept: Iterable[int] | None) -> None:
         """Show only the layers at these indices of `known.layers`; None shows all."""

@@ -6,17 +6,26 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from PySide6.QtCore import QItemSelection, QItemSelectionModel, QModelIndex, QPoint, QSettings, Qt, Signal
-from PySide6.QtGui import QKeyEvent, QKeySequence, QMouseEvent, QResizeEvent
+from PySide6.QtGui import QFontMetrics, QKeyEvent, QKeySequence, QMouseEvent, QResizeEvent
 from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
 
 from studio.gui.figures import COLUMNS
 from studio.gui.layer_table.delegate import CARET_WIDTH, ROW_HEIGHT, LayerDelegate
 from studio.gui.layer_table.model import LayerModel
-from studio.gui.theme import Theme
+from studio.gui.theme import SMALL_PX, Theme
 
-_LEAST = 44  # pixels a column keeps
-_GROWING = {"layer": 3, "treatment": 3, "sensitivity": 2, "weight": 1}  # shares of the room left over
-_SHRINKING = {"layer": 0.5, "treatment": 0.55, "sensitivity": 0.6, "weight": 0.9}  # least share of the width
+_LEAST, _MOST = 44, 340  # pixels of a column
+_NAME = 110  # a name or a bar is not cut below this
+_PADDING, _SORT_SIGN = 9, 6
+_SAMPLE = 150  # rows looked at for the width of a column
+_BY_CONTENT = {"layer", "op", "weight", "kernel", "output", "precision"}
+_GROWING = {"layer": 3, "treatment": 3, "sensitivity": 2}  # shares of the room left over
+_SHRINKING = {
+    "layer": 0.55,
+    "treatment": 0.68,
+    "sensitivity": 0.65,
+    "kernel": 0.6,
+}  # least share of the width
 _TREATMENT = next(i for i, column in enumerate(COLUMNS) if column.id == "treatment")
 
 
@@ -37,6 +46,8 @@ class LayerView(QTableView):
         super().__init__(parent)
         self._layers = model
         self._fixed: set[int] = set()  # columns whose width the user chose
+        self._header_metrics = QFontMetrics(theme.font(SMALL_PX))
+        self._wanted: dict[int, int] = {}  # widths that the rows would like
         self._fitting = self._restoring = False
         self.setModel(model)
         self.setItemDelegate(LayerDelegate(theme, self))
@@ -61,6 +72,7 @@ class LayerView(QTableView):
             header.setSelectionModel(QItemSelectionModel(model, header))
         self.selectionModel().selectionChanged.connect(self._selection_changed)
         model.moving.connect(self.selectionModel().reset)
+        model.replaced.connect(self._content_changed)
 
     # ------------------------------------------------------------ selection
 
@@ -143,25 +155,53 @@ class LayerView(QTableView):
         self.fit_columns()
 
     def fit_columns(self) -> None:
-        """Share the room among the columns whose width the user did not choose."""
+        """Share the room among the columns whose width the user did not choose.
+
+        Figures always have room. Names, bars and treatments get what they would like, or less where it
+        is narrow, or more where it is wide.
+        """
         shown = self.shown_columns()
         free = [s for s in shown if s not in self._fixed]
         room = self.viewport().width() - sum(self.columnWidth(s) for s in shown if s in self._fixed)
-        wanted = {s: COLUMNS[s].width for s in free}
-        least = {s: max(_LEAST, round(w * _SHRINKING.get(COLUMNS[s].id, 0.86))) for s, w in wanted.items()}
+        wanted = {s: self._wanted_width(s) for s in free}
+        least = {
+            s: min(w, max(_NAME, int(w * _SHRINKING.get(COLUMNS[s].id, 1.0)))) for s, w in wanted.items()
+        }
         spare = room - sum(wanted.values())
         if spare >= 0:
             shares = {s: _GROWING.get(COLUMNS[s].id, 0.5) for s in free}
             total = sum(shares.values()) or 1
             widths = {s: wanted[s] + int(spare * shares[s] / total) for s in free}
         else:
-            slack = sum(wanted.values()) - sum(least.values()) or 1
-            part = min(1.0, -spare / slack)
-            widths = {s: round(wanted[s] - (wanted[s] - least[s]) * part) for s in free}
+            part = min(1.0, -spare / (sum(wanted.values()) - sum(least.values()) or 1))
+            widths = {s: int(wanted[s] - (wanted[s] - least[s]) * part) for s in free}
         self._fitting = True
         for section, width in widths.items():
             self.setColumnWidth(section, width)
         self._fitting = False
+
+    def _wanted_width(self, section: int) -> int:
+        """The width of the widest words of a column, as far as a look at some hundred rows tells."""
+        if section not in self._wanted:
+            column = COLUMNS[section]
+            title = str(self._layers.headerData(section, Qt.Orientation.Horizontal))
+            wanted = self._header_metrics.horizontalAdvance(title) + 2 * _PADDING + _SORT_SIGN
+            if column.id in _BY_CONTENT or column.numeric:
+                rows = range(0, self._layers.rowCount(), max(1, self._layers.rowCount() // _SAMPLE))
+                metrics = self.fontMetrics()
+                words = (self._layers.text(row, column) for row in rows)
+                wanted = max(
+                    wanted, max((metrics.horizontalAdvance(w) for w in words), default=0) + 2 * _PADDING
+                )
+            barred = column.id == "sensitivity" and bool(self._layers.known.scanned)
+            if barred or not (column.numeric or column.id in _BY_CONTENT):
+                wanted = max(wanted, column.width)
+            self._wanted[section] = min(wanted, _MOST)
+        return self._wanted[section]
+
+    def _content_changed(self) -> None:
+        self._wanted.clear()
+        self.fit_columns()
 
     def _set_up_header(self, header: QHeaderView) -> None:
         header.setSectionsMovable(True)
