@@ -173,7 +173,8 @@ def _statistics(model: Model, value: ir.Value, watch: Watch, *, samples: bool) -
     graph = model.graph
 
     def add(op: str, inputs: list[ir.Value], **attributes: object) -> ir.Value:
-        node = edit.make_node(model, op, inputs, attributes, name="seen", dtype=ir.DataType.FLOAT)
+        kind = ir.DataType.INT64 if op in {"Shape", "Div", "Mul", "Add"} else ir.DataType.FLOAT
+        node = edit.make_node(model, op, inputs, attributes, name="seen", dtype=kind)
         graph.append(node)
         return node.outputs[0]
 

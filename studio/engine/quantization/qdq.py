@@ -65,8 +65,10 @@ def write_sites(
     written: dict[ir.Value, ir.Value] = {}
     for name, site in placed.sites.items():
         leader = placed.grids[name]
-        grid = chosen.get(leader)
-        if grid is None or name == leader:
+        if leader in chosen and name != leader:  # moved: what the leader's DQ reads is written again
+            scale, zero = chosen[leader].dq_scale, chosen[leader].dq_zero
+            grid = SiteGrid(scale, zero, scale, zero)
+        else:
             grid = site_grid(site, *ranges.get(name, (0.0, 1.0)))
         chosen[name] = grid
         written[site.last] = _write_site(model, site, grid)
