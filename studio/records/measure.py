@@ -172,21 +172,25 @@ class DataSpec(Record, frozen=True, kw_only=True):
 
 
 def parse_data_spec(text: str) -> DataSpec:
-    """'calibration.npz', 'photos:height=32,width=32,mean=0.5|0.5|0.5', 'random:limit=8' as a DataSpec.
+    """'calibration.npz', 'photos:height=32,width=32,mean=0.5|0.5|0.5', 'random:32' as a DataSpec.
 
-    After the last colon stand fields of DataSpec and Preprocess; values of a list are parted by '|'.
+    After the last colon stand fields of DataSpec and Preprocess, or the number of random samples; values of a list
+    are parted by '|', and a number may be a fraction ('scale=1/255').
 
     Raises:
         StudioError: a key or value is unknown, or the path does not exist.
     """
     path, colon, rest = text.rpartition(":")
+    if path == "random" and rest.isdigit():
+        rest = f"limit={rest}"
     if not colon or not all("=" in item for item in rest.split(",")):
         path, rest = text, ""
     values: dict[str, Any] = {}
     preprocess: dict[str, Any] = {}
     for key, _, value in (item.partition("=") for item in filter(None, rest.split(","))):
         if key in Preprocess.__struct_fields__:
-            preprocess[key] = tuple(value.split("|")) if key in {"mean", "std"} else value
+            numbers = tuple(_number(part) for part in value.split("|"))
+            preprocess[key] = numbers if key in {"mean", "std"} else numbers[0]
         elif key in DataSpec.__struct_fields__ and key not in {"path", "preprocess"}:
             values[key] = value
         else:
@@ -198,6 +202,15 @@ def parse_data_spec(text: str) -> DataSpec:
         raise StudioError(f"Cannot use the data '{text}'", f"there is no file or folder {path}")
     chosen = {"preprocess": preprocess} if preprocess else {}
     return convert({"path": path, **values, **chosen}, DataSpec, f"the data '{text}'")
+
+
+def _number(text: str) -> str:
+    """'1/255' as a decimal; any other text as it is."""
+    above, slash, below = text.partition("/")
+    try:
+        return repr(float(above) / float(below)) if slash else text
+    except (ValueError, ZeroDivisionError):
+        return text
 
 
 def data_spec_text(spec: DataSpec) -> str:
