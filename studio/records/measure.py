@@ -145,7 +145,7 @@ class DataSpec(Record, frozen=True, kw_only=True):
         bool, Meta(title="Shuffle", description="Draw the samples at random instead of taking the first.")
     ] = False
     seed: Annotated[
-        int, Meta(title="Seed", description="Of the shuffle.", extra_json_schema={"advanced": True})
+        int, Meta(ge=0, title="Seed", description="Of the shuffle.", extra_json_schema={"advanced": True})
     ] = 0
     input: Annotated[
         str,

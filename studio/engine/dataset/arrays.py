@@ -54,7 +54,7 @@ class ArrayFile:
         }
         moving = [(info, stored, role) for info, stored, role in self.columns if role != "constant"]
         streams = [stored.rows(order, size) for _, stored, _ in moving]
-        labels = self.stored_labels.rows(order, size) if self.stored_labels is not None else None
+        labels = self._label_rows(order, size) if self.labelled else None
         for blocks in zip(*streams, strict=True):
             feed = dict(same)
             for (info, _, role), block in zip(moving, blocks, strict=True):
@@ -64,8 +64,12 @@ class ArrayFile:
 
     def labels(self, order: Order) -> Iterator[Array]:
         """See `Source`."""
+        yield from self._label_rows(order, len(order))
+
+    def _label_rows(self, order: Order, size: int) -> Iterator[Array]:
         if self.stored_labels is not None:
-            yield from self.stored_labels.rows(order, len(order))
+            for block in self.stored_labels.rows(order, size):
+                yield _signed(block)
 
 
 def open_file(path: Path, inputs: tuple[TensorInfo, ...], only_input: str = "") -> ArrayFile:
@@ -222,7 +226,7 @@ class FeedFolder:
         """The labels of one file with an axis for the sample in front; −1 where there are none."""
         if LABELS not in stored:
             return np.full((1, *self.label_sizes), UNLABELLED)
-        return stored[LABELS].all()[None]
+        return _signed(stored[LABELS].all()[None])
 
 
 def open_folder(folder: Path, inputs: tuple[TensorInfo, ...]) -> FeedFolder:
@@ -241,6 +245,11 @@ def open_folder(folder: Path, inputs: tuple[TensorInfo, ...]) -> FeedFolder:
     labelled = LABELS in stored
     sizes = stored[LABELS].shape if labelled else ()
     return FeedFolder(folder.name, tuple(files), inputs, labelled, sizes)
+
+
+def _signed(labels: Array) -> Array:
+    """Labels in a type that has a place for −1."""
+    return labels.astype(np.int64) if labels.dtype.kind in "bu" else labels
 
 
 def _natural(name: str) -> list[tuple[int, int | str]]:

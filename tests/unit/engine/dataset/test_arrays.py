@@ -164,6 +164,15 @@ def test_labels_of_a_folder_are_filled_up_to_the_longest(tmp_path: Path) -> None
     assert labels.tolist() == [[0, -1, -1], [0, 1, 2]]
 
 
+@pytest.mark.parametrize("kind", [bool, np.uint8, np.int8])
+def test_labels_of_any_whole_type_have_a_place_for_unlabelled(tmp_path: Path, kind: type) -> None:
+    for number in (1, 3):
+        saved(tmp_path / f"{number}.npz", x=np.ones((1, 4), np.float32), labels=np.ones(number, kind))
+    labels = opened(tmp_path, FRAME).labels()
+    assert labels is not None
+    assert labels.tolist() == [[1, -1, -1], [1, 1, 1]]
+
+
 def test_doubles_and_whole_numbers_are_converted_where_nothing_is_lost(tmp_path: Path) -> None:
     path = saved(tmp_path / "d.npz", ids=np.ones((2, 3), np.int32), mask=np.ones((2, 3), np.uint8))
     assert next(opened(path, IDS, MASK).feeds())["ids"].dtype == np.int64
