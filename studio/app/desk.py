@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from studio.app.board import Board
 from studio.app.home import Home
-from studio.app.jobs import error_of
+from studio.app.jobs import default_limits, error_of
 from studio.app.lanes import Lanes
 from studio.app.project import Decisions, History, Project, Version
 from studio.app.store import Store
@@ -31,6 +31,7 @@ from studio.records.task import (
     PreviewSteps,
 )
 
+PLAN_LIMIT_S = 600.0
 MERGE_S = 1.0  # edits of the same thing within this time are one decision
 
 
@@ -192,7 +193,8 @@ class Desk:
         task = PreviewSteps(
             model=head.file, steps=steps, input_sizes=project.input_sizes, calibration=project.calibration
         )
-        self.lanes.ask(task, then, key="preview", light=True)
+        # A plan that looks at data may take its time: the next edit ends it anyway.
+        self.lanes.ask(task, then, key="preview", light=True, limits=default_limits(PLAN_LIMIT_S))
 
     def _inspect_head(self) -> None:
         """Inspect the head where that has not been done at the chosen sizes."""

@@ -42,7 +42,15 @@ class Lanes:
 
     # ------------------------------------------------------------ questions
 
-    def ask(self, task: Task, then: Callable[[Answer], None], *, key: str, light: bool = False) -> None:
+    def ask(
+        self,
+        task: Task,
+        then: Callable[[Answer], None],
+        *,
+        key: str,
+        light: bool = False,
+        limits: Limits | None = None,
+    ) -> None:
         """Put a question; a later one with the same key supersedes it."""
         page = self._page
 
@@ -50,7 +58,7 @@ class Lanes:
             if page == self._page:
                 then(answer)
 
-        self._ask.ask(task, now, key=key, light=light)
+        self._ask.ask(task, now, key=key, light=light, limits=limits)
 
     def ask_as_job(self, job: int, task: Task, then: Callable[[Answer], None]) -> None:
         """Put a question that is shown as a job and can be cancelled."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from studio.app import recipe as recipes
+from studio.app.project import Project, Version
 from studio.base import units
+from studio.base.errors import StudioError
 from studio.base.resources import resource
 from studio.records.base import Record
 from studio.records.measure import Latency, Measurement
@@ -28,6 +31,42 @@ class Report(Record, frozen=True, kw_only=True):
     measurement: Measurement | None = None
     recipe: str = ""
     command: str = ""
+
+
+def of_version(project: Project, version: Version, model: str = "", output: str = "") -> Report:
+    """The report of a version against the project's original.
+
+    Args:
+        project: that the version belongs to.
+        version: any but the original.
+        model: path of the original, for the command line; '' = where it lies.
+        output: path that the command line writes to; '' = named like the version.
+
+    Raises:
+        StudioError: one of the two has not been inspected yet.
+    """
+    original = project.original
+    if original is None or original.info is None or version.info is None:
+        raise StudioError("There is no report yet", "the model has not been inspected", "Go to it first.")
+    chain = project.chain_of(version)
+    recipe = project.recipe_of(version)
+    return Report(
+        title=f"{project.name}: {version.name}",
+        before=original.info,
+        after=version.info,
+        plans=tuple(plan for link in chain for plan in link.plans),
+        notes=tuple(dict.fromkeys(note for link in chain for note in link.notes)),
+        baseline=original.measurement,
+        measurement=version.measurement,
+        recipe=recipes.to_yaml(recipe),
+        command=recipes.command(
+            recipe,
+            model or original.file,
+            output or f"{project.name}.onnx",
+            calibration=version.calibration,
+            evaluation=project.evaluation,
+        ),
+    )
 
 
 def to_html(report: Report) -> str:
