@@ -19,6 +19,12 @@ def main() -> int:
         from studio.engine.worker import serve
 
         return serve()
+    if arguments[:1] == ["import-child"]:
+        from pathlib import Path
+
+        from studio.engine.importing.child import main as convert
+
+        return convert(Path(arguments[1]))
     if arguments and arguments[0] in TERMINAL:
         from studio.cli import run
 

@@ -170,6 +170,10 @@ def perform(
             from studio.engine.run import apply
 
             return apply(task, progress, news, enough)
+        case t.Import():
+            from studio.engine.importing import import_model
+
+            return import_model(task, progress)
         case t.Scan():
             from studio.engine.sensitivity import scan
 

@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from studio.records.base import Record
 from studio.records.measure import DataSpec, DataSummary, LayerTime, Measurement, OutputError, Sensitivity
-from studio.records.model import ModelInfo, Outline
+from studio.records.model import ModelInfo, Outline, TensorInfo
 from studio.records.plan import Plan
 from studio.records.steps import AnySettings, Recipe, Step
 
@@ -125,6 +125,25 @@ class CheckExport(TaskBase, frozen=True, kw_only=True, tag="check_export"):
     input_sizes: InputSizes = ()
 
 
+class Import(TaskBase, frozen=True, kw_only=True, tag="import"):
+    """Convert a PyTorch file into an ONNX model. Answer: Imported.
+
+    Attributes:
+        factory: 'module:function' that builds the network, for files that hold weights only.
+        folder: where that module lies; '' = beside the file.
+        inputs: example inputs (type and sizes), in order; not needed where the file tells them.
+        consent: code from the file, or of the factory, may be run (confined).
+    """
+
+    source: str
+    output: str
+    factory: str = ""
+    folder: str = ""
+    inputs: tuple[TensorInfo, ...] = ()
+    opset: int = 18
+    consent: bool = False
+
+
 Task: TypeAlias = (
     Inspect
     | PreviewSteps
@@ -136,6 +155,7 @@ Task: TypeAlias = (
     | Footprint
     | Scan
     | CheckExport
+    | Import
 )
 
 
@@ -285,6 +305,15 @@ class Applied(AnswerBase, frozen=True, kw_only=True, tag="applied"):
     notes: tuple[str, ...] = ()  # e.g. 'channels verified: max error 3e-7 of the spread'
 
 
+class Imported(AnswerBase, frozen=True, kw_only=True, tag="imported"):
+    """A converted model: where it lies, and what the user should know."""
+
+    output: str
+    digest: str
+    file_bytes: int
+    notes: tuple[str, ...] = ()
+
+
 class Measurements(AnswerBase, frozen=True, kw_only=True, tag="measurements"):
     """One measurement per model, in the order asked."""
 
@@ -342,6 +371,7 @@ Answer: TypeAlias = (
     | LayerDetail
     | DataPreview
     | Applied
+    | Imported
     | Measurements
     | Profiled
     | Footprinted
