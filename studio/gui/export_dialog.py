@@ -18,7 +18,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from studio.app import recipe
+from studio.app import recipe, report
 from studio.app.export import Exported
 from studio.app.project import Version
 from studio.app.session import Session
@@ -80,6 +80,14 @@ class ExportDialog(QDialog):
             column.addLayout(head)
             column.addWidget(text)
         row = QHBoxLayout()
+        row.addWidget(
+            button(
+                "Save report…",
+                self._save_report,
+                role="link",
+                tip="One HTML page: what was done, what it cost, how it was measured",
+            )
+        )
         row.addStretch(1)
         row.addWidget(self._close)
         row.addWidget(self._write)
@@ -138,6 +146,24 @@ class ExportDialog(QDialog):
                 Path(path).write_text(self.recipe.toPlainText(), encoding="utf-8")
             except OSError as error:
                 self._say(f"The recipe could not be saved: {error.strerror}.", "bad")
+
+    def _save_report(self) -> None:
+        project = self._session.view.project
+        if project is None:
+            return
+        start = str(Path(self.path.text()).with_suffix(".html"))
+        path, _ = QFileDialog.getSaveFileName(self, "Save report", start, "Web pages (*.html)")
+        if not path:
+            return
+        try:
+            version = project.version(self._version.id)
+            page = report.to_html(report.of_version(project, version, output=self.path.text()))
+            Path(path).write_text(page, encoding="utf-8")
+            self._say(f"The report is in {path}.", "")
+        except StudioError as error:
+            self._say(error.sentence, "bad")
+        except OSError as error:
+            self._say(f"The report could not be saved: {error.strerror}.", "bad")
 
     def _start(self) -> None:
         self._say("", "")
