@@ -201,7 +201,7 @@ def test_what_hangs_all_the_same_is_ended_by_the_limits_and_said_so(tmp_path: Pa
     assert "Reading m.onnx" in result.sentence
 
 
-def test_megabytes_of_empty_nodes_stay_within_the_limits(tmp_path: Path) -> None:
+def test_megabytes_of_empty_nodes_are_refused_at_once(tmp_path: Path) -> None:
     proto = models.model([], {"x": (FLOAT, [2])}, ["x"])
     data = proto.graph.SerializeToString() + b"\x0a\x00" * 500_000  # empty NodeProtos
     whole = onnx.ModelProto(ir_version=8, opset_import=[helper.make_opsetid("", 17)]).SerializeToString()
@@ -212,7 +212,9 @@ def test_megabytes_of_empty_nodes_stay_within_the_limits(tmp_path: Path) -> None
         length >>= 7
     varint.append(length)
     (tmp_path / "m.onnx").write_bytes(whole + b"\x3a" + bytes(varint) + data)
-    inspect(tmp_path / "m.onnx", Limits(seconds=10, bytes=1_000_000_000))
+    result = inspect(tmp_path / "m.onnx", Limits(seconds=10, bytes=1_000_000_000))
+    assert isinstance(result, StudioError)
+    assert "500,000 nodes" in result.sentence
 
 
 def test_random_damage_never_ends_a_worker(tmp_path: Path) -> None:

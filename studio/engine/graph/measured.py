@@ -18,9 +18,8 @@ import onnx_ir as ir
 
 from studio.engine.graph.model import constant, subgraphs, type_of
 
-# A run is worth it for inputs up to this size, and for so long.
+# A run is worth it for inputs up to this size.
 _MAX_INPUT_VALUES = 50_000_000
-_SECONDS = 10.0
 _SMALL_BYTES = 8192
 _DIMS = "\0dims"
 _SUFFIX = "\0shape"
@@ -40,6 +39,7 @@ def measured_shapes(
     wanted: Sequence[ir.Value],
     dims: Mapping[ir.Value, tuple[int | str, ...]],
     types: Mapping[ir.Value, str],
+    seconds: float,
 ) -> dict[ir.Value, Sizes]:
     """The shapes of values in a run of their graph on zeros; empty where it does not run.
 
@@ -50,6 +50,7 @@ def measured_shapes(
         wanted: values that nodes of `graph` produce.
         dims: shapes known so far; those of all inputs are needed.
         types: element types, likewise.
+        seconds: after which the run is ended.
     """
     captured = list(_captured(graph, set()))
     inputs = [v for v in graph.inputs if not v.is_initializer()] + [
@@ -77,7 +78,7 @@ def measured_shapes(
     whole = onnx.ModelProto(
         ir_version=model.ir_version, graph=proto, opset_import=model.opset_import, functions=model.functions
     )
-    found = _run(whole.SerializeToString(), feed, names)
+    found = _run(whole.SerializeToString(), feed, names, seconds)
     return {v: tuple(int(d) for d in shape) for v, shape in zip(wanted, found, strict=False)}
 
 
@@ -174,7 +175,7 @@ def _as_initializer(value: ir.Value) -> onnx.TensorProto:
 
 
 def _run(
-    model: bytes, feed: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]
+    model: bytes, feed: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str], seconds: float
 ) -> list[npt.NDArray[Any]]:
     import onnxruntime as ort
     from onnxruntime.capi import onnxruntime_pybind11_state as state
@@ -189,7 +190,7 @@ def _run(
     def stop() -> None:
         run_options.terminate = True
 
-    timer = threading.Timer(_SECONDS, stop)
+    timer = threading.Timer(seconds, stop)
     timer.daemon = True
     timer.start()
     try:

@@ -80,14 +80,17 @@ def node_key(node: ir.Node) -> str:
     return next((v.name for v in node.outputs if v.name), "")
 
 
+_GRAPHS = {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS}
+
+
 def subgraphs(node: ir.Node) -> Iterator[tuple[str, ir.Graph]]:
     """The graphs that a node holds as attributes, by attribute name ('then_branch', 'branches.1')."""
     for name, attr in node.attributes.items():
-        if attr.is_ref():
+        if attr.type not in _GRAPHS or attr.is_ref():
             continue
         if attr.type == ir.AttributeType.GRAPH:
             yield name, attr.as_graph()
-        elif attr.type == ir.AttributeType.GRAPHS:
+        else:
             for index, graph in enumerate(attr.as_graphs()):
                 yield f"{name}.{index}", graph
 

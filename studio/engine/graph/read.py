@@ -29,6 +29,7 @@ from studio.engine.graph.sparse import densify
 
 # Terms of letters and at most one ellipsis, between commas and an arrow.
 _EQUATION = re.compile(rb"[\sA-Za-z,>-]*(\.\.\.[\sA-Za-z]*([,>-][\sA-Za-z,>-]*|$))*")
+_MAX_NODES = 250_000
 _CHUNK = 1 << 20
 # Smaller tensors are read at once: a mapping costs more than they do.
 _MAPPED_FROM = 1024
@@ -61,6 +62,8 @@ def load(path: Path) -> Model:
         _check(proto)
         densify(proto)
         source = ir.serde.deserialize_model(proto)
+        if "ai.onnx" in source.opset_imports:  # the long name of the default set
+            source.opset_imports.setdefault("", source.opset_imports.pop("ai.onnx"))
         maps = _bind(Model(source), path, data)
         model = Model(source, path, maps)
         _put_in_order(model)
@@ -174,10 +177,13 @@ def _check(proto: onnx.ModelProto) -> None:
     """Refuse what onnx_ir would read otherwise than onnxruntime, or not at all.
 
     Raises:
-        StudioError: two initializers of one name, or an Einsum equation on which shape inference and
+        StudioError: far too many nodes, two initializers of one name, or an Einsum equation on which shape inference and
             onnxruntime never end (onnx and onnxruntime hang on "....").
     """
     bodies = [*_proto_graphs(proto.graph), *proto.functions]
+    count = sum(len(body.node) for body in bodies)
+    if count > _MAX_NODES:
+        raise StudioError(f"it has {count:,} nodes, more than can be worked with")
     equations = [a.s for body in bodies for n in body.node if n.op_type == "Einsum" for a in n.attribute]
     for equation in equations:
         if not _EQUATION.fullmatch(equation):

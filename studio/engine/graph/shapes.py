@@ -7,6 +7,7 @@ which runs the model once with a Shape node on every value in question.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -23,6 +24,7 @@ from studio.engine.graph.strip import bare_proto
 T = TypeVar("T")
 Dims = tuple[int | str, ...]
 UNKNOWN = "?"
+_SECONDS = 5.0  # for all runs of a model together
 _ZEROS_OPSET = 9  # the first that can make zeros in the place of weights
 
 
@@ -63,11 +65,13 @@ def infer_shapes(model: Model, input_sizes: Mapping[str, int], *, run: bool = Tr
     bare = bare_proto(model, keep=lambda t: model.opset < _ZEROS_OPSET or keeps_values(t))
     dims, types = _inferred(model, bare, input_sizes)
     _declared(model, input_sizes, dims, types)
+    until = time.monotonic() + _SECONDS
     if run and not _nested(model):
         for graph, proto in _side_by_side(model.graph, bare.graph):
             unknown = [v for n in graph for v in n.outputs if v.name and not _is_known(dims.get(v))]
-            if unknown:
-                dims.update(measured_shapes(bare, graph, proto, unknown, dims, types))
+            left = until - time.monotonic()
+            if unknown and left > 0:
+                dims.update(measured_shapes(bare, graph, proto, unknown, dims, types, left))
     return Shapes(dims, types, _by_name(model, dims), _by_name(model, types))
 
 

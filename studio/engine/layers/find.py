@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -30,7 +31,8 @@ from studio.records.model import Cost, Layer, TensorInfo
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
 _CODES = {ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4}
 # Where the automatic sizes do not fit a model, these multiples of them may.
-_OTHER_SIZES = (2, 4, 8, 0.5, 0.25)
+_OTHER_SIZES = (2, 4, 0.5, 0.25)
+_MAX_TRIED_VALUES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -134,12 +136,20 @@ def _sizes_and_shapes(model: Model, given: Mapping[str, int]) -> tuple[dict[str,
     unknown = _unknown(model, shapes)
     for factor in _OTHER_SIZES if free and unknown else ():
         tried = {**sizes, **{name: max(1, int(likely[name] * factor)) for name in free}}
+        if _input_values(model, tried) > _MAX_TRIED_VALUES:
+            continue
         shapes_there = infer_shapes(model, tried)
         if (left := _unknown(model, shapes_there)) < unknown:
             sizes, shapes, unknown = tried, shapes_there, left
         if not unknown:
             break
     return sizes, shapes
+
+
+def _input_values(model: Model, sizes: Mapping[str, int]) -> int:
+    """How many numbers all inputs hold at the given sizes."""
+    shapes = [named_shape(v) or () for v in real_inputs(model)]
+    return sum(math.prod(sizes.get(d, 1) if isinstance(d, str) else d for d in shape) for shape in shapes)
 
 
 def _unknown(model: Model, shapes: Shapes) -> int:

@@ -157,6 +157,21 @@ def test_nodes_in_any_order_are_put_in_order(tmp_path: Path) -> None:
     assert [n.op_type for n in model.graph] == ["MatMul", "Relu"]
 
 
+def test_the_long_name_of_the_default_operators_is_the_short_one(tmp_path: Path) -> None:
+    proto = models.dense(8)
+    proto.opset_import[0].domain = "ai.onnx"
+    for node in proto.graph.node:
+        node.domain = "ai.onnx"
+    model = graph.load(models.write(proto, tmp_path / "m.onnx"))
+    assert (model.opset, {n.domain for n in model.graph}) == (17, {""})
+    assert len(models.run(graph.to_bytes(model), {"x": models.floats(1, 8)})) == 1
+
+
+def test_far_too_many_nodes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("studio.engine.graph.read._MAX_NODES", 1)
+    assert "2 nodes" in refusal(models.write(models.dense(8), tmp_path / "m.onnx"))
+
+
 def test_a_damaged_weight_is_named(tmp_path: Path) -> None:
     proto = models.dense(32)
     proto.graph.initializer[0].dims[0] = 64
