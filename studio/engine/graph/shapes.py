@@ -72,7 +72,7 @@ def infer_shapes(model: Model, input_sizes: Mapping[str, int], *, run: bool = Tr
             left = until - time.monotonic()
             if unknown and left > 0:
                 dims.update(measured_shapes(bare, graph, proto, unknown, dims, types, left))
-    return Shapes(dims, types, _by_name(model, dims), _by_name(model, types))
+    return Shapes(dims, types, _by_name(dims), _by_name(types))
 
 
 def _is_known(dims: Dims | None) -> bool:
@@ -186,10 +186,10 @@ def _declared(
                 types.setdefault(node.outputs[1], types.get(node.outputs[0], "float32"))
 
 
-def _by_name(model: Model, found: Mapping[ir.Value, T]) -> dict[str, T]:
+def _by_name(found: Mapping[ir.Value, T]) -> dict[str, T]:
+    """By name, the main graph's values first: they were found first."""
     names: dict[str, T] = {}
-    for _path, graph in graphs(model):
-        for value in _values(graph):
-            if value.name and value in found:
-                names.setdefault(value.name, found[value])
+    for value, known in found.items():
+        if value.name:
+            names.setdefault(value.name, known)
     return names
