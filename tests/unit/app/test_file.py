@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -247,3 +248,27 @@ def test_a_living_session_is_not_recovered(
         assert opened._desk.home.session.exists()
     finally:
         other.shutdown()
+
+
+@pytest.mark.parametrize("name", ["net.fwz", "net-project"])
+def test_a_full_disk_leaves_the_project_saved_before(
+    opened: Session, tmp_path: Path, until: Until, name: str
+) -> None:
+    rich(opened, until)
+    target = tmp_path / name
+    opened.save(target)
+    until(idle(opened))
+    saved = essence(file.load(target, tmp_path / "unpacked", lambda _share, _words: None))
+    opened.annotate(1, "a longer note" * 200)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, before[1]))
+    try:
+        opened.save()
+        until(idle(opened))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    failed = last(opened, "save")
+    assert (failed.state, "Cannot save" in failed.words) == ("failed", True)
+    assert opened.view.modified
+    assert essence(file.load(target, tmp_path / "unpacked", lambda _share, _words: None)) == saved
+    assert not list(tmp_path.rglob("*.partial"))
