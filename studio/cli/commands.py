@@ -180,3 +180,33 @@ def self_test_() -> None:
 
     if not self_test():
         raise typer.Exit(1)
+
+
+@app.command("import")
+def import_(
+    source: Annotated[
+        Path, typer.Argument(help="A .safetensors, .pt, .pth or .pt2 file.", show_default=False)
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where to write.", show_default=False)],
+    factory: Annotated[
+        str,
+        typer.Option(metavar="MODULE:FUNCTION", help="Builds the network, for files that hold weights only."),
+    ] = "",
+    folder: Annotated[
+        Path | None, typer.Option(help="Where that module lies.", show_default="beside the file")
+    ] = None,
+    input: Annotated[  # noqa: A002 - the option's name
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=][TYPE:]SIZES", help="An example input, like 1x3x224x224; may be repeated."
+        ),
+    ] = None,
+    run_code: Annotated[
+        bool,
+        typer.Option("--run-code", help="Agree that code from the file or of the factory runs, confined."),
+    ] = False,
+) -> None:
+    """Convert a PyTorch file into an ONNX model under the same names."""
+    from studio.cli.importing import Order, import_
+
+    import_(Order(source, output, factory, folder, tuple(input or ()), run_code))
