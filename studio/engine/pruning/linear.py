@@ -99,14 +99,16 @@ class Linear:
         return output_shape[0] * prod(output_shape[2:])
 
     def targets(self, y: Array, at: Array) -> Array:
-        """Outputs at the positions `at` (n,) as (groups, n, rows)."""
+        """Outputs at the positions `at` (n,) as (groups, n, rows), float32."""
+        y = y.astype(np.float32, copy=False)
         if self.kind == "matrix":
             return y.reshape(-1, y.shape[-1])[at][None]
         rows = np.moveaxis(y, 1, -1).reshape(-1, y.shape[1])[at]
         return np.ascontiguousarray(rows.reshape(len(at), self.groups, -1).transpose(1, 0, 2))
 
     def rows(self, x: Array, output_shape: tuple[int, ...], at: Array) -> Array:
-        """Inputs that make the outputs at the positions `at` (n,) as (groups, n, cols)."""
+        """Inputs that make the outputs at the positions `at` (n,) as (groups, n, cols), float32."""
+        x = x.astype(np.float32, copy=False)
         if self.kind == "matrix":
             return x.reshape(-1, x.shape[-1])[at][None]
         spatial = output_shape[2:]

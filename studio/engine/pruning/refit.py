@@ -347,9 +347,11 @@ def _set(target: Target, matrices: Array, bias: Array) -> None:
     """Store matrices (groups, rows, cols) and a bias."""
     value = _value(target.new.inputs[1])
     old, held = constant(value), constant(target.bias)
-    set_constant(value, ir.tensor(target.after.weight(matrices), name=None if old is None else old.name))
+    if old is not None:
+        data = target.after.weight(matrices).astype(old.dtype.numpy())
+        set_constant(value, ir.tensor(data, name=old.name))
     if held is not None and target.bias is not None:
-        data = bias.reshape(held.shape.numpy()).astype(np.float32)
+        data = bias.reshape(held.shape.numpy()).astype(held.dtype.numpy())
         set_constant(target.bias, ir.tensor(data, name=held.name))
 
 
@@ -374,7 +376,7 @@ def behind(trace: Trace, gone: Array) -> list[ir.Node]:
         dirty.update(node.outputs)
         weight = node.inputs[1] if len(node.inputs) > 1 else None
         tensor = constant(weight)
-        if tensor is None or weight is None or tensor.dtype != ir.DataType.FLOAT:
+        if tensor is None or weight is None or tensor.dtype not in {ir.DataType.FLOAT, ir.DataType.FLOAT16}:
             continue
         alone = holder(weight) is weight and len(weight.uses()) == 1
         if alone and linear(node, tuple(int(d) for d in tensor.shape.numpy())) is not None:

@@ -55,11 +55,14 @@ def inverse_factor(hessian: Array, damping: float = _DAMPING) -> Array:
 
     With H = MMᵀ, M upper triangular (Cholesky of H with rows and columns reversed), U = M⁻¹.
     """
-    from scipy.linalg import cholesky, solve_triangular
+    from scipy.linalg import LinAlgError, cholesky, solve_triangular
 
     h = hessian.astype(np.float64)
     h[np.diag_indices_from(h)] += damping * max(float(np.mean(np.diag(h))), 1e-12)
-    upper = cholesky(h[::-1, ::-1], lower=True, check_finite=False)[::-1, ::-1]
+    try:
+        upper = cholesky(h[::-1, ::-1], lower=True, check_finite=False)[::-1, ::-1]
+    except LinAlgError:  # rounding left it indefinite
+        return inverse_factor(hessian, 10 * damping)
     return np.asarray(solve_triangular(upper, np.eye(len(h)), lower=False, check_finite=False))
 
 
