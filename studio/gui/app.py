@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,9 @@ def run(path: str = "", *, sample: bool = False) -> int:
     """Open the window, with the model or project at `path`, or the sample; returns the exit code."""
     from studio.app.home import default_home
 
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # Ctrl+C ends at once; what was autosaved is offered next time
     app = make_application()
     settings = settings_of(default_home())
     stored = str(settings.value("theme", "system"))

@@ -81,7 +81,9 @@ class JobsPanel(QWidget):
         shown = [*active, *failed]
         wanted = {job.id for job in shown}
         for gone in set(self._rows) - wanted:
-            self._rows.pop(gone).deleteLater()
+            ended = self._rows.pop(gone)
+            ended.hide()
+            ended.deleteLater()
         for place, job in enumerate(shown):
             row = self._rows.get(job.id)
             if row is None:

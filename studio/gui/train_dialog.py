@@ -50,6 +50,10 @@ class TrainDialog(QDialog):
         row.addWidget(self.stage)
         row.addWidget(self.start)
         column.addLayout(row)
+        summary = session.view.project.calibration_summary if session.view.project else None
+        unlabelled = [kind for kind in TRAINABLE if kind.needs != "labels"]
+        if unlabelled and not (summary and summary.labelled):
+            self.chooser.choose(unlabelled[0])
         self.chooser.changed.connect(self._show)
         self._show()
 

@@ -92,6 +92,11 @@ def rule() -> QFrame:
     return made
 
 
+def short_name(name: str, length: int = 26) -> str:
+    """A layer's name, its beginning left out where it is long: what tells layers apart stands at the end."""
+    return name if len(name) <= length else f"…{name[1 - length :]}"
+
+
 def clear(layout: QLayout) -> None:
     """Remove and delete everything in a layout."""
     while (item := layout.takeAt(0)) is not None:

@@ -12,7 +12,7 @@ from studio.app.view import View
 from studio.base import units
 from studio.gui.selection import Selection
 from studio.gui.theme import Theme
-from studio.gui.widgets import button, label, watch
+from studio.gui.widgets import button, label, short_name, watch
 from studio.records.plan import Plan
 
 SHOWN = 4  # reasons and layers named one by one; the rest is counted
@@ -20,7 +20,7 @@ SHOWN = 4  # reasons and layers named one by one; the rest is counted
 
 def _named(names: list[str]) -> str:
     rest = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+    return ", ".join(map(short_name, names[:SHOWN])) + (f" and {rest} more" if rest > 0 else "")
 
 
 def predicted_words(plans: tuple[Plan, ...], chosen: set[str]) -> str:
@@ -130,11 +130,10 @@ class Outcome(QWidget):
         _say(self._predicted, words)
         _say(self._actions, "\n".join(action_words(plans, chosen)))
         color = self._theme.tokens.accent
-        linked = [
-            f"<a style='color:{color}; text-decoration:none' href='{escape(name, quote=True)}'>{escape(name)}</a>"
-            for name in linked_layers(plans, chosen)
-        ]
-        _say(self._linked, f"Linked: this also narrows {_named(linked)}." if linked else "")
+        linked = linked_layers(plans, chosen)
+        links = ", ".join(_link(name, color) for name in linked[:SHOWN])
+        rest = f" and {len(linked) - SHOWN} more" if len(linked) > SHOWN else ""
+        _say(self._linked, f"Linked: this also narrows {links}{rest}." if linked else "")
         _say(self._refused, "\n".join(refusal_words(plans, chosen)[:SHOWN]))
         _say(self._trouble, view.plan_error)
         missing = self._missing_data()
@@ -151,6 +150,11 @@ class Outcome(QWidget):
         treatments = dict(project.treatments)
         chosen = (treatments[layer] for layer in self._selection.layers if layer in treatments)
         return any(settings.needs == "calibration" for treatment in chosen for settings in treatment.settings)
+
+
+def _link(name: str, color: str) -> str:
+    target, words = escape(name, quote=True), escape(short_name(name))
+    return f"<a style='color:{color}; text-decoration:none' href='{target}'>{words}</a>"
 
 
 def _say(part: QLabel, words: str) -> None:

@@ -15,7 +15,7 @@ from studio.gui.inspector.outcome import Outcome
 from studio.gui.inspector.sections import Page
 from studio.gui.selection import Selection
 from studio.gui.theme import Theme
-from studio.gui.widgets import EmptyState, button, label, rule, watch
+from studio.gui.widgets import EmptyState, button, label, rule, short_name, watch
 from studio.records.steps import SETTINGS, AnySettings, Settings, Slot
 
 # The order in which people choose; the chain's own order is records.steps.SLOTS.
@@ -28,6 +28,7 @@ SLOT_WORDS: dict[Slot, str] = {
     "sparsify": "Sparsify",
 }
 NAMES_SHOWN = 3
+NAMES_IN_TIP = 30
 
 
 def techniques_of(slot: Slot) -> tuple[type[Settings], ...]:
@@ -106,7 +107,8 @@ class TreatmentPage(Page):
             return
         count = len(layers)
         self._heading.setText("1 layer selected" if count == 1 else f"{count} layers selected")
-        names = ", ".join(layers[:NAMES_SHOWN])
+        names = ", ".join(short_name(name, 40) for name in layers[:NAMES_SHOWN])
+        self._names.setToolTip("\n".join(layers[:NAMES_IN_TIP]))
         self._names.setText(f"{names} and {count - NAMES_SHOWN} more" if count > NAMES_SHOWN else names)
         treatments = dict(project.treatments)
         chosen = [treatments[layer] for layer in layers if layer in treatments]
