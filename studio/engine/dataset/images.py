@@ -69,6 +69,7 @@ def prepare(path: Path, how: Preprocess) -> Array:
     """
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=_FORMATS) as opened:
                 image = ImageOps.exif_transpose(opened).convert("L" if how.channels == "gray" else "RGB")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -20,6 +21,10 @@ from studio.base.errors import StudioError
 from studio.engine.dataset.core import Array, Order
 
 _SKIP = 1 << 20
+# What the standard library raises on files that are none of theirs, or no longer.
+_DAMAGE = (
+    OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, UnicodeDecodeError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,8 @@ def _describe(path: Path, member: str, name: str) -> StoredArray:
             "it holds Python objects, which could run code when they are read",
             "Save plain numbers: numpy.savez(path, name=array).",
         )
+    if any(size < 0 for size in shape):
+        raise StudioError(f"Cannot read '{name}' of {path.name}", "its header is damaged")
     if dtype.kind not in "biuf":
         raise StudioError(f"Cannot read '{name}' of {path.name}", f"values of type {dtype} are no numbers")
     return StoredArray(path, member, name, shape, dtype, fortran)
@@ -132,7 +139,7 @@ def _damage_in_words(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise StudioError(f"Cannot read {path.name}", "there is no such file") from error
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+    except _DAMAGE as error:
         raise StudioError(
             f"Cannot read {path.name}", f"the file is damaged or no array file ({error})"
         ) from error
@@ -146,7 +153,7 @@ def _header(stream: IO[bytes], path: Path) -> tuple[tuple[int, ...], bool, np.dt
             return np.lib.format.read_array_header_1_0(stream)
         if version == (2, 0):
             return np.lib.format.read_array_header_2_0(stream)
-    except ValueError as error:
+    except (ValueError, TypeError, tokenize.TokenError) as error:  # numpy parses the header as Python text
         raise StudioError(
             f"Cannot read {path.name}", f"the file is damaged or no array file ({error})"
         ) from error

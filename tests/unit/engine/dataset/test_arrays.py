@@ -281,6 +281,15 @@ def test_a_damaged_file_is_told(tmp_path: Path, content: bytes) -> None:
             opened(tmp_path / name, IMAGE)
 
 
+def test_a_header_of_nonsense_is_told(tmp_path: Path) -> None:
+    np.save(tmp_path / "d.npy", images(3))
+    whole = (tmp_path / "d.npy").read_bytes()
+    for old, new in ((b"(3, 1, 2, 2)", b"(3, 1, 2, 2("), (b"'shape'", b"b'shap'"), (b"(3, 1,", b"(-3,1,")):
+        (tmp_path / "d.npy").write_bytes(whole.replace(old, new))
+        with pytest.raises(StudioError, match="Cannot read"):
+            opened(tmp_path / "d.npy", IMAGE)
+
+
 def test_a_file_cut_short_is_told(tmp_path: Path) -> None:
     np.save(tmp_path / "d.npy", images(100))
     whole = (tmp_path / "d.npy").read_bytes()
