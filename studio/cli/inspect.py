@@ -10,6 +10,9 @@ from studio.cli.options import input_sizes
 from studio.cli.terminal import Terminal
 from studio.records.model import Cost, Layer, ModelInfo
 
+COLUMNS = ["layer", "op", "weights", "precision", "parameters", "bytes", "share", "MACs", "activations"]
+WIDE = 110  # characters that all columns need
+
 
 def inspect(model: Path, sizes: Sequence[str], *, as_json: bool) -> None:
     """List a model."""
@@ -43,8 +46,11 @@ def _print(terminal: Terminal, info: ModelInfo) -> None:
 
 def _layers(terminal: Terminal, info: ModelInfo) -> None:
     terminal.line()
-    heads = ("layer", "op", "weights", "precision", "parameters", "bytes", "share", "MACs", "activations")
-    terminal.table(heads, [_row(layer) for layer in info.layers], left=4)
+    shown = (
+        COLUMNS if terminal.width >= WIDE else [c for c in COLUMNS if c not in {"parameters", "activations"}]
+    )
+    rows = [_row(layer) for layer in info.layers]
+    terminal.table(shown, [[row[COLUMNS.index(c)] for c in shown] for row in rows], left=4)
 
 
 def _row(layer: Layer) -> tuple[str, ...]:

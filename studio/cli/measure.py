@@ -45,36 +45,29 @@ def measured(
 
 
 def print_measurements(terminal: Terminal, names: Sequence[str], found: Sequence[Measurement]) -> None:
-    """A table, a row a model, and the conditions below it."""
-    heads = (
-        "measured",
-        "size",
-        "change",
-        "deflated",
-        "latency (95 %)",
-        "speed-up",
-        "memory",
-        "accuracy",
-        "outputs",
-    )
-    rows = [_row(name, found[0], m) for name, m in zip(names, found, strict=True)]
-    terminal.table(heads, rows)
+    """A table, a column a model, and the conditions below it."""
+    columns = [_figures(found[0], m) for m in found]
+    rows = [(head, *(column[head] for column in columns)) for head in columns[0]]
+    shown = [row for row in rows if any(row[1:])]
+    terminal.table(("measured", *names), shown, left=1 + len(names), wrap=True)
     terminal.line(conditions(found))
 
 
-def _row(name: str, base: Measurement, m: Measurement) -> tuple[str, ...]:
+def _figures(base: Measurement, m: Measurement) -> dict[str, str]:
+    other = m is not base
+    change = f" ({units.change(base.file_bytes, m.file_bytes)})" if other else ""
     accuracy = m.accuracy
-    return (
-        name,
-        units.file_size(m.file_bytes),
-        units.change(base.file_bytes, m.file_bytes) if m is not base else "",
-        units.file_size(m.compressed_bytes) if m.compressed_bytes else "",
-        latency(m.latency),
-        speed(m.latency) if m is not base else "",
-        units.file_size(m.peak_bytes) if m.peak_bytes else "",
-        f"{units.percent(accuracy.value, 2)} {accuracy.metric} (n={accuracy.samples})" if accuracy else "",
-        error(m.error) if m is not base else "",
-    )
+    return {
+        "size": units.file_size(m.file_bytes) + change,
+        "deflated": units.file_size(m.compressed_bytes) if m.compressed_bytes else "",
+        "latency": latency(m.latency),
+        "speed-up": speed(m.latency) if other else "",
+        "memory": units.file_size(m.peak_bytes) if m.peak_bytes else "",
+        "accuracy": f"{units.percent(accuracy.value, 2)} {accuracy.metric} (n={accuracy.samples})"
+        if accuracy
+        else "",
+        "outputs": error(m.error) if other else "",
+    }
 
 
 def latency(latency: Latency | None) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -106,15 +106,26 @@ class Terminal:
 
     # ------------------------------------------------------------ results
 
+    @property
+    def width(self) -> int:
+        """Characters on a line."""
+        return self._out.width
+
     def line(self, text: str = "") -> None:
         """A line on standard output."""
         self._out.print(text, markup=False, soft_wrap=True)
 
-    def table(self, heads: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> None:
-        """A table; the first `left` columns are flush left, the others flush right."""
+    def table(
+        self, heads: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, *, wrap: bool = False
+    ) -> None:
+        """A table; the first `left` columns are flush left, the others flush right.
+
+        Where the terminal is too narrow, the first column folds, or all with `wrap`.
+        """
         table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
         for number, head in enumerate(heads):
-            table.add_column(head, justify="left" if number < left else "right", overflow="fold")
+            justify: JustifyMethod = "left" if number < left else "right"
+            table.add_column(head, justify=justify, overflow="fold", no_wrap=number > 0 and not wrap)
         for row in rows:
             table.add_row(*(_plain(cell) for cell in row))
         self._out.print(table)
