@@ -26,7 +26,8 @@ _SPARSE = 0.1  # share of zeros from which on they are a pattern that must stay
 _OBSERVED = 512  # samples that give the normalisations their first statistics
 _FEATURES = 6
 _FEW_SAMPLES = 4000  # with fewer, new ones are blended from old ones
-_BROKEN = 0.1  # share of wrong answers from which on a model is trained at full speed, with normalisations
+_BROKEN = 0.1  # share of wrong answers from which on normalisations help
+_HURT = 0.03  # share of wrong answers from which on a model is trained at full speed
 _GENTLEST = 0.1  # of the full speed, for a model that is nearly right
 
 
@@ -111,9 +112,9 @@ def teach(module: GraphModule, lesson: Lesson, hooks: Hooks, features: tuple[str
     first = next(samples.judges())
     features = _alike(module, teacher, first, features)
     objective = _objective(module, teacher, lesson, first, features)
-    damage = _damage(module, teacher, first, objective)
+    damage = _damage(module, teacher, samples, objective)
     norms = _normed(module, samples) if lesson.norms and damage > _BROKEN else None
-    rate = lesson.rate or _usual_rate(module.model) * min(1.0, max(_GENTLEST, damage / _BROKEN))
+    rate = lesson.rate or _usual_rate(module.model) * min(1.0, max(_GENTLEST, damage / _HURT))
     course = replace(lesson.course, rate=rate, blend=blend)
     trainer = Trainer(module, norms, teacher, samples, objective, course, hooks, lesson.seed)
     outcome = trainer.run()
@@ -167,19 +168,29 @@ def _objective(
 
 
 @torch.no_grad()
-def _damage(module: GraphModule, teacher: Teacher | None, first: Sample, objective: Objective) -> float:
+def _damage(module: GraphModule, teacher: Teacher | None, samples: Samples, objective: Objective) -> float:
     """How wrong the model is to begin with, 0..1: wrong answers, or relative error where there are none."""
-    got = module(first.feed)
     name = objective.outputs[0]
-    if teacher is None:
-        labels = torch.from_numpy(first.labels) if first.labels is not None else None
-        right, asked = hits(got[name], labels, objective.kind) if labels is not None else (0, 0)
-    else:
-        wanted = teacher.answers(first)
-        right, asked = agreement(got[name], wanted[name], objective.kind)
-        if not asked:
-            return min(1.0, float(relative_error(got[name], wanted[name])) ** 0.5)
-    return 1 - right / asked if asked else 1.0
+    right = asked = batches = 0
+    error = 0.0
+    for sample in samples.judges():
+        got = module(sample.feed)[name]
+        if teacher is not None:
+            wanted = teacher.answers(sample)[name]
+            more = agreement(got, wanted, objective.kind)
+            error += float(relative_error(got, wanted))
+        else:
+            more = (
+                hits(got, torch.from_numpy(sample.labels), objective.kind)
+                if sample.labels is not None
+                else (0, 0)
+            )
+        right, asked, batches = right + more[0], asked + more[1], batches + 1
+        if batches * len(got) >= _OBSERVED:
+            break
+    if asked:
+        return 1 - right / asked
+    return min(1.0, (error / batches) ** 0.5) if teacher is not None else 1.0
 
 
 def _normed(module: GraphModule, samples: Samples) -> Norms | None:
