@@ -15,7 +15,7 @@ from studio.app.view import View
 from studio.base import units
 from studio.gui.commands import Actions
 from studio.gui.theme import Theme
-from studio.gui.widgets import RichButton, label, set_role, strong
+from studio.gui.widgets import RichButton, button, label, set_role, strong
 from studio.records.measure import DataSpec, DataSummary
 
 if TYPE_CHECKING:
@@ -75,10 +75,10 @@ class ToolBar(QToolBar):
         words = f"Compress {staged} layer{'' if staged == 1 else 's'}" if staged else "Compress"
         compress.setText(f"{words} ▸" if staged else words)
         compress.setAccessibleName(words)
-        for key, button in self._buttons.items():
+        for key, tool in self._buttons.items():
             action = self._actions[key]
-            button.setEnabled(action.isEnabled() and not (key == "compress.run" and running))
-            button.setToolTip(action.toolTip())
+            tool.setEnabled(action.isEnabled() and not (key == "compress.run" and running))
+            tool.setToolTip(action.toolTip())
         version = project.current if project else None
         scanning = any(job.kind == "scan" and job.active for job in view.jobs)
         made = version is not None and version.parent is not None
@@ -163,6 +163,8 @@ class StatusBar(QStatusBar):
         self.color.setMenu(color_menu)
         self.set_color("nothing")
         self.addWidget(self._facts)
+        self.findings = button("", window.show_model, role="link", tip="What to mind about this model")
+        self.addWidget(self.findings)
         self.addPermanentWidget(self.color)
         self.addPermanentWidget(self._saved)
 
@@ -172,6 +174,10 @@ class StatusBar(QStatusBar):
         version = project.current if project else None
         info = version.info if version else None
         self.color.setVisible(info is not None)
+        count = sum(finding.level != "note" for finding in info.findings) if info else 0
+        self.findings.setVisible(count > 0)
+        self.findings.setText(f"{count} thing{'' if count == 1 else 's'} to mind")
+        self.findings.setAccessibleName(self.findings.text())
         if project is None or version is None:
             self._facts.setText("")
             self._saved.setText("")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import msgspec
 from PySide6.QtCore import QSize, Qt, QTimer
 from PySide6.QtGui import QIcon, QPixmap
@@ -105,7 +103,8 @@ class DataPage(Page):
         super().__init__("Data set")
         self._session = session
         self._start = spec or DataSpec()
-        self._preprocess = self._start.preprocess or Preprocess()
+        self._preprocess = self._start.preprocess  # None: as the engine guesses from the model's input
+        self._guess = self._start.preprocess
         self._rest = self._start
         self._turn = 0
         self._closed = False
@@ -151,7 +150,7 @@ class DataPage(Page):
         self.column.addWidget(self.form)
         self._preprocess_title = caps("Preprocessing", theme)
         self.preprocess = Form(Preprocess)
-        self.preprocess.show_records([self._preprocess])
+        self.preprocess.show_records([self._preprocess or Preprocess()])
         self.preprocess.edited.connect(self._edit_preprocess)
         self.column.addWidget(self._preprocess_title)
         self.column.addWidget(self.preprocess)
@@ -203,12 +202,11 @@ class DataPage(Page):
             return msgspec.structs.replace(self._rest, path="", kind="random", preprocess=None)
         if self.none.isChecked() or not self.path.text().strip():
             return None
-        pictures = self._pictures()
         return msgspec.structs.replace(
             self._rest,
             path=self.path.text().strip(),
             kind=self.kind.currentData(),
-            preprocess=self._preprocess if pictures else None,
+            preprocess=self._preprocess if self._pictures() else None,
         )
 
     def preview(self) -> None:
@@ -227,10 +225,13 @@ class DataPage(Page):
         self._closed = True
 
     def _pictures(self) -> bool:
+        """Whether samples are pictures, by choice or as the last preview found."""
         kind = self.kind.currentData()
-        return kind == "images" or (kind == "auto" and _holds_pictures(self.path.text().strip()))
+        return kind == "images" or (kind == "auto" and self._guess is not None)
 
     def _changed(self, *_args: object) -> None:
+        if self.sender() is self.path:
+            self._guess = None
         self._show_controls()
         self._timer.start()
 
@@ -248,7 +249,9 @@ class DataPage(Page):
         self._timer.start()
 
     def _edit_preprocess(self, name: str, value: object) -> None:
-        self._preprocess = msgspec.structs.replace(self._preprocess, **{name: value})
+        self._preprocess = msgspec.structs.replace(
+            self._preprocess or self._guess or Preprocess(), **{name: value}
+        )
         self._timer.start()
 
     def _answered(self, turn: int, answer: Answer) -> None:
@@ -256,6 +259,10 @@ class DataPage(Page):
             return
         match answer:
             case DataPreview():
+                self._guess = answer.summary.spec.preprocess
+                if self._guess is not None:
+                    self.preprocess.show_records([self._guess])
+                self._show_controls()
                 self._show_preview(answer, "")
             case Failed():
                 self._show_preview(None, f"{answer.what}: {answer.why}. {answer.hint}".strip(), "bad")
@@ -302,15 +309,3 @@ class DataPage(Page):
         path = QFileDialog.getExistingDirectory(self, "Folder with samples", self.path.text())
         if path:
             self.path.setText(path)
-
-
-def _holds_pictures(text: str) -> bool:
-    """Whether a folder seems to hold pictures rather than .npz files; looks at a few names only."""
-    folder = Path(text)
-    if not text or not folder.is_dir():
-        return False
-    try:
-        names = [entry.name for _, entry in zip(range(20), folder.iterdir(), strict=False)]
-    except OSError:
-        return False
-    return not any(name.endswith((".npz", ".npy")) for name in names)

@@ -22,7 +22,7 @@ from studio.gui.palette import matches
 from studio.gui.selection import Selection
 from studio.gui.theme import Theme
 from studio.gui.versions_panel import VersionsPanel, in_tree_order
-from studio.records.measure import DataSpec, DataSummary
+from studio.records.measure import DataSpec, DataSummary, Preprocess
 from studio.records.model import Finding
 from studio.records.task import DataPreview, Failed
 from tests.support.canned import FakeSession, busy_view
@@ -170,6 +170,10 @@ class DataSession(FakeSession):
         if spec.path == "missing":
             then(Failed(what="Cannot read missing", why="there is no such file"))
             return
+        if Path(spec.path).is_dir() and spec.preprocess is None:
+            spec = msgspec.structs.replace(
+                spec, preprocess=Preprocess(height=8, width=8)
+            )  # as the engine guesses
         summary = DataSummary(
             spec=spec, samples=8, labelled=4, classes=2, description="8 samples", cautions=("Few samples.",)
         )
@@ -216,9 +220,13 @@ def test_the_choice_becomes_a_spec(data_page: DataPage, tmp_path: Path) -> None:
     (tmp_path / "photos" / "cat").mkdir(parents=True)
     data_page.files.setChecked(True)
     data_page.path.setText(str(tmp_path / "photos"))
+    data_page.preview()
+    assert data_page.spec.preprocess is None
+    assert not data_page.preprocess.isHidden()
     data_page.preprocess.edited.emit("height", 32)
-    assert data_page.spec.preprocess is not None
-    assert data_page.spec.preprocess.height == 32
+    assert data_page.spec.preprocess == Preprocess(height=32, width=8)
+    data_page.path.setText("other.npz")
+    assert data_page.spec.preprocess is None
 
 
 def test_three_thousand_changes_of_the_view_are_drawn_without_a_crash(
