@@ -377,13 +377,11 @@ class Studio {
     }
 
     theme(dark, tokens) {
-        for (const sheet of document.styleSheets) {
-            for (const rule of sheet.cssRules) {
-                if (rule.media && (rule.studioDark || rule.media.mediaText.includes('prefers-color-scheme: dark'))) {
-                    rule.studioDark = true;
-                    rule.media.mediaText = dark ? 'all' : 'not all';
-                }
-            }
+        // Kept once found: their words are rewritten, and a rule that nobody holds forgets what was noted on it.
+        this.darkRules = this.darkRules || Array.from(document.styleSheets).flatMap((sheet) => Array.from(sheet.cssRules))
+            .filter((rule) => rule.media && rule.media.mediaText.includes('prefers-color-scheme: dark'));
+        for (const rule of this.darkRules) {
+            rule.media.mediaText = dark ? 'all' : 'not all';
         }
         for (const [name, value] of Object.entries(tokens)) {
             document.documentElement.style.setProperty(`--${name}`, value);

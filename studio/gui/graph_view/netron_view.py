@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from PySide6.QtCore import QCoreApplication, QObject, QUrl, Signal, Slot
+from PySide6.QtCore import QCoreApplication, QObject, QTimer, QUrl, Signal, Slot
 from PySide6.QtGui import QColor
 from PySide6.QtWidgets import QVBoxLayout, QWidget
 
@@ -78,7 +78,9 @@ class NetronView(Canvas):
 
         self._theme = theme
         self._files = Files()
-        self._waiting: list[str] = []  # commands until the page is up
+        self._waiting: list[str] = []  # commands until the page is up, then until the event loop turns
+        self._soon = QTimer(self, singleShot=True, interval=0)
+        self._soon.timeout.connect(self._flush)
         self._started = False
         self._number = 0
         self._options: dict[str, object] = {"direction": "horizontal", "shapes": False}
@@ -181,22 +183,19 @@ class NetronView(Canvas):
         return list(found.nodes or (found.key,))
 
     def _call(self, name: str, *arguments: object) -> None:
-        script = f"window.studio.{name}({', '.join(json.dumps(a) for a in arguments)}); undefined"
+        self._waiting.append(f"window.studio.{name}({', '.join(json.dumps(a) for a in arguments)});")
         if self._started:
-            self._run(script)
-        else:
-            self._waiting.append(script)
+            self._soon.start()
 
-    def _run(self, script: str) -> None:
-        if self._view is not None:
-            self.page.runJavaScript(script)
+    def _flush(self) -> None:
+        """Everything asked since the last turn of the event loop, at once: one frame shows all of it."""
+        if self._view is not None and self._waiting:
+            self.page.runJavaScript(f"{''.join(self._waiting)} undefined")
+        self._waiting.clear()
 
     def _begin(self) -> None:
         self._started = True
         self._recolor()
-        for script in self._waiting:
-            self._run(script)
-        self._waiting.clear()
 
     def _clicked(self, key: str, path: str, adding: bool) -> None:
         found = self._by_key.get(key, [])

@@ -15,8 +15,8 @@ from studio.gui.layer_table.model import LayerModel
 from studio.gui.theme import SMALL_PX, Theme
 
 _LEAST, _MOST = 44, 340  # pixels of a column
-_NAME = 110  # a name or a bar is not cut below this
-_PADDING, _SORT_SIGN = 9, 6
+_NAME = 106  # a name or a bar is not cut below this
+_PADDING, _SORT_SIGN = 9, 1
 _SAMPLE = 150  # rows looked at for the width of a column
 _BY_CONTENT = {"layer", "op", "weight", "kernel", "output", "precision"}
 _GROWING = {"layer": 3, "treatment": 3, "sensitivity": 2}  # shares of the room left over
