@@ -147,25 +147,46 @@ def by_budget(
     shares = [1.0] * len(grouping.groups)
     kept = {g.record.name: g.record.width for g in chosen}
     spent = total
+
+    def change(group: ChannelGroup, width: int) -> tuple[float, float]:
+        """(Error that a width adds, what it saves), against the present one."""
+        name, whole = group.record.name, group.record.width
+        error = orders[name].error
+        added = float(error[whole - width] - error[whole - kept[name]])
+        return added, costs.saving(shares, index[name], width / whole)
+
+    def take(group: ChannelGroup, width: int, saved: float) -> float:
+        kept[group.record.name] = width
+        shares[index[group.record.name]] = width / group.record.width
+        return spent - saved
+
     while spent > budget * total:
         best: tuple[float, ChannelGroup, int, float] | None = None
         for group in chosen:
-            name, width = group.record.name, group.record.width
-            fewer = _next(group, kept[name], round_to, minimum)
-            if fewer >= kept[name]:
-                continue
-            saved = costs.saving(shares, index[name], fewer / width)
-            error = orders[name].error
-            price = (error[width - fewer] - error[width - kept[name]]) / max(saved, 1e-9)
-            if best is None or price < best[0]:
-                best = (price, group, fewer, saved)
+            fewer = _next(group, kept[group.record.name], round_to, minimum)
+            if fewer < kept[group.record.name]:
+                added, saved = change(group, fewer)
+                if best is None or added / max(saved, 1e-9) < best[0]:
+                    best = (added / max(saved, 1e-9), group, fewer, saved)
         if best is None:
             break
-        _price, group, fewer, saved = best
-        kept[group.record.name] = fewer
-        shares[index[group.record.name]] = fewer / group.record.width
-        spent -= saved
-    return Allocation(kept, spent / max(total, 1e-9))
+        spent = take(*best[1:])
+    while True:  # the last step may have saved too much: give back where it helps most
+        back: tuple[float, ChannelGroup, int, float] | None = None
+        for group in chosen:
+            more = _more(group, kept[group.record.name], round_to)
+            if more > kept[group.record.name]:
+                added, saved = change(group, more)
+                if spent - saved <= budget * total and (back is None or added < back[0]):
+                    back = (added, group, more, saved)
+        if back is None or back[0] >= 0:
+            return Allocation(kept, spent / max(total, 1e-9))
+        spent = take(*back[1:])
+
+
+def _more(group: ChannelGroup, kept: int, round_to: int) -> int:
+    """The next larger width worth having."""
+    return rounded(group.record.width, kept + 1, round_to, 1, group.kind)
 
 
 def _next(group: ChannelGroup, kept: int, round_to: int, minimum: int) -> int:
