@@ -119,6 +119,12 @@ class Board:
         if job is not None and job.state == "waiting":
             self.update_job(job_id, state="running", started=self.clock(), words=words)
 
+    def postpone_job(self, job_id: int) -> None:
+        """A running job has given way and waits again."""
+        job = self.view.job(job_id)
+        if job is not None and job.state == "running":
+            self.update_job(job_id, state="waiting", share=0.0, words="Gave way", eta_s=None, started=None)
+
     def progress(self, job_id: int, news: Progressed) -> None:
         """Show how far a running job is, and estimate what is left."""
         job = self.view.job(job_id)

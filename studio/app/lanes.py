@@ -173,6 +173,7 @@ class Lanes:
                 done=on_done,
                 failed=on_failed,
                 cancelled=on_cancelled,
+                postponed=lambda: board.postpone_job(job),
                 quiet=quiet,
                 background=background,
             )

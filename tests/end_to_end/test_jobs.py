@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import psutil
 import pytest
 from onnx import TensorProto, helper
@@ -133,6 +134,39 @@ def test_a_model_is_opened_compressed_measured_undone_and_exported(
     feed = np.load(ROOT / "resources" / "sample" / "evaluation.npz")["image"][:8]
     runtime = ort.InferenceSession(str(target), providers=["CPUExecutionProvider"])
     assert runtime.run(None, {"image": feed})[0].shape == (8, 10)
+
+
+def test_weights_that_lie_beside_the_model_go_along(session: Session, tmp_path: Path, until: Until) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    out.mkdir()
+    model = onnx.load(ROOT / "resources" / "sample" / "fashion_cnn.onnx")
+    for number, tensor in enumerate(model.graph.initializer):
+        if len(tensor.raw_data) > 1000:
+            onnx.external_data_helper.set_external_data(tensor, location=f"part{number % 2}.bin")
+    onnx.save(model, source / "net.onnx")
+    assert len(list(source.iterdir())) > 1
+    session.open_model(source / "net.onnx")
+    until(lambda: session.view.project is not None)
+    session.cancel_all()
+    exported: list[Exported] = []
+    session.export(0, out / "copy.onnx", exported.append)
+    session.save(tmp_path / "project.fwz")
+    until(lambda: idle(session))
+    assert exported[0].sound
+    assert exported[0].check is not None
+    assert exported[0].check.error is not None
+    assert exported[0].check.error.max_abs == 0
+    for path in source.iterdir():
+        path.unlink()
+    session.open_project(tmp_path / "project.fwz")
+    until(lambda: session.view.project is not None and session.view.project.path != "")
+    session.set_treatment(["head"], "quantize", Fp16())
+    until(lambda: idle(session))
+    started = session.compress()
+    until(lambda: not job(session, started).active)
+    assert job(session, started).state == "done"
+    assert not [line for line in session.view.log if line.level != "note"]
 
 
 def start_long_work(session: Session, until: Until) -> int:

@@ -8,9 +8,11 @@ a cancelled deed leaves nothing behind.
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +36,8 @@ class Deed:
         id: the job's.
         work: what to do; runs on the lane's thread; its result goes to `done`.
         quiet: figures are measured: the ask lane answers only light questions meanwhile.
-        background: gives way to deeds that somebody waits for.
+        background: gives way to deeds that somebody waits for, even when it runs: it is stopped,
+            `postponed`, and begun again later.
     """
 
     id: int
@@ -44,9 +47,11 @@ class Deed:
     done: Callable[[Any], None]
     failed: Callable[[Failure], None]
     cancelled: Callable[[], None]
+    postponed: Callable[[], None] = lambda: None
     quiet: bool = False
     background: bool = False
     stop: threading.Event = field(default_factory=threading.Event)
+    again: bool = False  # stopped only to give way
 
 
 class Run:
@@ -138,6 +143,11 @@ class DoLane:
             if not deed.background:
                 place = sum(not waiting.background for waiting in self._waiting)
             self._waiting.insert(place, deed)
+            running = self._running
+            give_way = running is not None and running.background and not deed.background
+            if running is not None and give_way and not running.stop.is_set():
+                running.again = True
+                self._stop(running)
             self._condition.notify_all()
 
     def cancel(self, deed_id: int) -> bool:
@@ -148,8 +158,9 @@ class DoLane:
                     self._waiting.remove(deed)
                     return True
             running = self._running
-        if running is not None and running.id == deed_id:
-            self._stop(running)
+            if running is not None and running.id == deed_id:
+                running.again = False
+                self._stop(running)
         return False
 
     def finish(self, deed_id: int) -> None:
@@ -186,6 +197,11 @@ class DoLane:
             outcome = self._perform(deed)
             with self._condition:
                 self._running = None
+                if outcome is deed.cancelled and deed.again:
+                    deed.again = False
+                    deed.stop.clear()
+                    self._waiting.append(deed)
+                    outcome = deed.postponed
             if not self._closed:
                 self._post(outcome)
 
@@ -208,13 +224,24 @@ class DoLane:
         except Cancelled:
             return deed.cancelled
         except StudioError as error:
-            failure = Failure(what=error.what, why=error.why, hint=error.hint, details=error.details)
             if deed.stop.is_set():
                 return deed.cancelled
-            return lambda: deed.failed(failure)
+            return functools.partial(deed.failed, failure_of(error))
         except OSError as error:
-            failure = failure_of(StudioError("The work failed", error.strerror or str(error)))
-            return lambda: deed.failed(failure)
+            reason = StudioError("The work failed", error.strerror or str(error))
+            return functools.partial(deed.failed, failure_of(reason))
+        except Exception as error:  # noqa: BLE001 - the lane's door: the queue must go on, and somebody must hear of it
+            return functools.partial(deed.failed, _bug(error))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return lambda: deed.done(result)
+
+
+def _bug(error: Exception) -> Failure:
+    return Failure(
+        what="Something went wrong that should not have",
+        why=f"{type(error).__name__}: {error}",
+        hint="Please report it with the details.",
+        details="".join(traceback.format_exception(error)),
+        bug=True,
+    )

@@ -58,7 +58,17 @@ class Outcome:
             self.failure = failure
             self.heard.append(f"failed {number}")
 
-        return Deed(number, work, say("started"), self.news.extend, done, failed, say("cancelled"), **options)
+        return Deed(
+            number,
+            work,
+            say("started"),
+            self.news.extend,
+            done,
+            failed,
+            say("cancelled"),
+            say("postponed"),
+            **options,
+        )
 
 
 # ---------------------------------------------------------------- the ask lane
@@ -148,6 +158,47 @@ def test_deeds_run_one_at_a_time_and_those_in_the_background_wait(do: DoLane, un
     gate.set()
     until(lambda: "done 2" in outcome.heard)
     assert outcome.heard == ["started 1", "done 1", "started 3", "done 3", "started 2", "done 2"]
+
+
+def test_a_deed_in_the_background_gives_way_and_begins_again(
+    do: DoLane, tmp_path: Path, until: Until
+) -> None:
+    outcome, tries = Outcome(), []
+    slow, quick = inspect(tmp_path, "slow"), inspect(tmp_path, "net")
+
+    def work(run: Run) -> str:
+        tries.append(run.folder)
+        return run.task(slow if len(tries) == 1 else quick, Inspected).info.name
+
+    do.submit(outcome.deed(1, work, background=True))
+    until(lambda: bool(outcome.news))
+    do.submit(outcome.deed(2, lambda _run: None))
+    until(lambda: "done 1" in outcome.heard)
+    assert outcome.heard == ["started 1", "postponed 1", "started 2", "done 2", "started 1", "done 1"]
+    assert len(tries) == 2
+
+
+def test_a_deed_that_gave_way_can_still_be_cancelled(do: DoLane, tmp_path: Path, until: Until) -> None:
+    outcome, gate = Outcome(), threading.Event()
+    slow = inspect(tmp_path, "slow")
+    do.submit(outcome.deed(1, lambda run: run.task(slow, Inspected), background=True))
+    until(lambda: bool(outcome.news))
+    do.submit(outcome.deed(2, lambda _run: gate.wait(30)))
+    until(lambda: "started 2" in outcome.heard)
+    assert do.cancel(1)
+    gate.set()
+    until(lambda: "done 2" in outcome.heard)
+    assert "done 1" not in outcome.heard
+
+
+def test_a_bug_in_a_deed_is_told_and_the_lane_goes_on(do: DoLane, until: Until) -> None:
+    outcome = Outcome()
+    do.submit(outcome.deed(1, lambda _run: 1 // 0))
+    do.submit(outcome.deed(2, lambda _run: None))
+    until(lambda: "done 2" in outcome.heard)
+    assert outcome.failure is not None
+    assert outcome.failure.bug
+    assert "ZeroDivisionError" in outcome.failure.details
 
 
 def test_a_waiting_deed_is_cancelled_at_once(do: DoLane, until: Until) -> None:
