@@ -47,11 +47,10 @@ def frozen_reason(held: Held) -> str:
     uses = _uses(held.value)
     if not uses and not held.value.is_graph_output():
         return "not used"
+    if any(n.op_type == "BatchNormalization" and _steers(n, i) for n, i in uses):
+        return "running statistics of a batch normalisation"
     if uses and all(_steers(node, position) for node, position in uses):
-        node = uses[0][0]
-        if node.op_type == "BatchNormalization":
-            return "running statistics of a batch normalisation"
-        return f"a setting of {node.op_type}"
+        return f"a setting of {uses[0][0].op_type}"
     if uses and all(n.op_type in _QUANTIZERS and i > 0 for n, i in uses):
         return "scale or zero point of a quantizer"
     if tensor.size == 1 and all(n.op_type in _ARITHMETIC for n, _ in uses):

@@ -7,6 +7,7 @@ depends on the shapes of the inputs alone once per combination of shapes.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -226,7 +227,8 @@ class GraphModule(nn.Module):
             value = self._input(feed[name])
             env[slot] = value
             shapes.append(tuple(value.shape) if isinstance(value, Tensor) else None)
-        with torch.device(self._device):
+        # Where tensors are made; on the CPU they are anyway, and the context costs a little on every call.
+        with contextlib.nullcontext() if self._device.type == "cpu" else torch.device(self._device):
             self._run(env, tuple(shapes))
         return {name: env[slot] for name, slot in self._results.items()}
 
