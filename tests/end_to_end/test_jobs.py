@@ -159,8 +159,8 @@ def test_weights_that_lie_beside_the_model_go_along(session: Session, tmp_path: 
     assert exported[0].check.error.max_abs == 0
     for path in source.iterdir():
         path.unlink()
-    session.open_project(tmp_path / "project.fwz")
-    until(lambda: session.view.project is not None and session.view.project.path != "")
+    reopened = session.open_project(tmp_path / "project.fwz")
+    until(lambda: job(session, reopened).state == "done")
     session.set_treatment(["head"], "quantize", Fp16())
     until(lambda: idle(session))
     started = session.compress()
