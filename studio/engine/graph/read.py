@@ -177,13 +177,18 @@ def _check(proto: onnx.ModelProto) -> None:
     """Refuse what onnx_ir would read otherwise than onnxruntime, or not at all.
 
     Raises:
-        StudioError: far too many nodes, two initializers of one name, or an Einsum equation on which shape inference and
+        StudioError: far too many nodes, names that are no text, two initializers of one name, or an Einsum equation on which shape inference and
             onnxruntime never end (onnx and onnxruntime hang on "....").
     """
     bodies = [*_proto_graphs(proto.graph), *proto.functions]
     count = sum(len(body.node) for body in bodies)
     if count > _MAX_NODES:
         raise StudioError(f"it has {count:,} nodes, more than can be worked with")
+    for body in bodies:
+        for node in body.node:
+            texts = (node.op_type, node.name, node.domain, node.doc_string, *node.input, *node.output)
+            if not all(isinstance(text, str) for text in texts):  # protobuf gives bytes for what is no UTF-8
+                raise StudioError("the name of a node, an operator or a value is no text")
     equations = [a.s for body in bodies for n in body.node if n.op_type == "Einsum" for a in n.attribute]
     for equation in equations:
         if not _EQUATION.fullmatch(equation):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import onnx
 import onnx_ir as ir
 
+from studio.base.errors import StudioError
 from studio.engine.graph.model import Model, change_tensors, copy
 
 
@@ -46,6 +47,10 @@ def proto_with(
     try:
         change_tensors(model, exchange)
         return ir.to_proto(model.ir)
+    except ir.serde.SerdeError as error:
+        raise StudioError(
+            "This model cannot be written", "a part of it is damaged", "Export it again.", str(error)
+        ) from error
     finally:
         back = iter(own)
         change_tensors(model, lambda tensor, _name: next(back, tensor))

@@ -167,6 +167,12 @@ def test_the_long_name_of_the_default_operators_is_the_short_one(tmp_path: Path)
     assert len(models.run(graph.to_bytes(model), {"x": models.floats(1, 8)})) == 1
 
 
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    data = models.dense(8).SerializeToString().replace(b"MatMul", b"\xe8atMul")
+    (tmp_path / "m.onnx").write_bytes(data)
+    assert "is no text" in refusal(tmp_path / "m.onnx")
+
+
 def test_far_too_many_nodes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("studio.engine.graph.read._MAX_NODES", 1)
     assert "2 nodes" in refusal(models.write(models.dense(8), tmp_path / "m.onnx"))
