@@ -56,27 +56,29 @@ def fit(w: Array, size: int, bits: int, *, symmetric: bool, moments: Array | Non
         size: values that share a scale.
         bits: of a code.
         symmetric: no zero points.
-        moments: (k, k) second moments of the inputs; None = all inputs alike.
+        moments: (groups, k, k) second moments of the inputs; None = all inputs alike.
 
     Raises:
         StudioError: `w` holds NaN or infinities.
     """
     grid = grids.block_grid(w, size, bits, symmetric_=symmetric)
     parts = grids.blocks(w, size)
-    weight = (
-        grids.blocks(np.sqrt(np.maximum(np.diag(moments), 0))[None], size) ** 2
-        if moments is not None
-        else None
-    )
-    grid = _search(parts, grid, weight, symmetric=symmetric)
     n, k = w.shape
+    weight = None
+    if moments is not None:
+        diagonals = np.repeat(np.einsum("gkk->gk", moments), n // len(moments), axis=0)
+        weight = grids.blocks(np.maximum(diagonals, 0), size)
+    grid = _search(parts, grid, weight, symmetric=symmetric)
     if moments is None:
         q = grid.quantize(parts)
     else:
         scale = np.repeat(grid.scale[..., 0], size, axis=1)[:, :k]
         zero = np.repeat(grid.zero[..., 0], size, axis=1)[:, :k]
         q = np.broadcast_to(grid.zero, parts.shape).reshape(n, -1).copy()
-        q[:, :k] = rounding.feedback(w, moments, scale, zero, grid.low, grid.high)
+        group = n // len(moments)
+        for index, hessian in enumerate(moments):
+            part = slice(index * group, (index + 1) * group)
+            q[part, :k] = rounding.feedback(w[part], hessian, scale[part], zero[part], grid.low, grid.high)
         q = q.reshape(parts.shape)
     return Blocks(q, grid.scale[..., 0], grid.zero[..., 0], bits, k, symmetric)
 

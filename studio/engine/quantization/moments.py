@@ -2,39 +2,103 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 
 from studio.base.progress import Progress
 from studio.engine import execute
-from studio.engine.graph import Model
+from studio.engine.graph import Model, node_key
 from studio.engine.quantization.calibrate import Feed
+from studio.engine.quantization.simplify import array, ints
 
 Array: TypeAlias = npt.NDArray[Any]
 
 # A layer with more inputs than this has too large a matrix to be worth it.
 LARGEST = 4096
+# Positions that are looked at, per feed: neighbours say the same again.
+_POSITIONS = 1024
 
 
-def row_moments(
+def layer_moments(
     model: Model,
-    names: Sequence[str],
+    nodes: Sequence[ir.Node],
     feeds: Iterable[Feed],
     progress: Progress | None = None,
     *,
     total: int = 0,
     threads: int = 0,
-) -> Mapping[str, Array]:
-    """Σ x xᵀ over all rows (the last axis is the row) of values of the main graph, float32 (k, k) by name."""
+) -> dict[str, Array]:
+    """Σ x xᵀ over what each layer multiplies with one row of its weights.
+
+    Args:
+        model: the layers lie in its main graph.
+        nodes: Conv, MatMul, Gemm with constant weights; others are left out.
+        feeds: what the model runs on.
+        progress: ticked before each run.
+        total: how many feeds there are; 0 = not known.
+        threads: of the runtime.
+
+    Returns:
+        By node key: (groups, k, k) for a Conv, with k = input channels of a group × taps; (1, k, k) for the others.
+    """
     sums: dict[str, Array] = {}
-    for values in execute.stream(model, list(names), feeds, progress, threads, total=total):
-        for name, value in values.items():
-            rows = value.reshape(-1, value.shape[-1]).astype(np.float32, copy=False)
-            if rows.shape[1] > LARGEST:
-                continue
-            product = rows.T @ rows
-            sums[name] = product if name not in sums else sums[name] + product
+    chosen = [n for n in nodes if n.op_type in {"Conv", "MatMul", "Gemm"} and n.inputs[0] is not None]
+    names = list(dict.fromkeys(n.inputs[0].name or "" for n in chosen))  # type: ignore[union-attr]
+    if not names:
+        return sums
+    for values in execute.stream(model, names, feeds, progress, threads, total=total):
+        shared: dict[str, Array] = {}
+        for node in chosen:
+            name = node.inputs[0].name or ""  # type: ignore[union-attr]
+            if node.op_type == "Conv":
+                product = _conv_product(node, values[name])
+            else:
+                if name not in shared:
+                    shared[name] = _row_product(values[name])
+                product = shared[name]
+            if product.size:
+                key = node_key(node)
+                sums[key] = product if key not in sums else sums[key] + product
     return sums
+
+
+def _row_product(value: Array) -> Array:
+    rows = value.reshape(-1, value.shape[-1]).astype(np.float32, copy=False)
+    if rows.shape[1] > LARGEST:
+        return np.zeros(0)
+    return np.asarray(rows.T @ rows)[None]
+
+
+def _conv_product(node: ir.Node, x: Array) -> Array:
+    """(groups, k, k) for images (n, c, *spatial), over evenly spread output positions."""
+    weight = array(node.inputs[1])
+    if weight is None:
+        return np.zeros(0)
+    kernel, rank = weight.shape[2:], weight.ndim - 2
+    groups = node.attributes["group"].as_int() if "group" in node.attributes else 1
+    width = weight.shape[1] * int(np.prod(kernel))
+    auto = node.attributes.get("auto_pad")
+    if width > LARGEST or (auto is not None and auto.as_string() not in {"NOTSET", "VALID"}):
+        return np.zeros(0)
+    pads, strides = ints(node, "pads", [0] * 2 * rank), ints(node, "strides", [1] * rank)
+    dilations = ints(node, "dilations", [1] * rank)
+    padded = np.pad(x, [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)])
+    extent = tuple(d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True))
+    spatial = tuple(range(2, 2 + rank))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, extent, axis=spatial)
+    windows = windows[(slice(None), slice(None), *(slice(None, None, s) for s in strides))]
+    count = int(np.prod(windows.shape[2 : 2 + rank]))
+    share = count * len(x) / _POSITIONS
+    step = int(np.ceil(share ** (1 / rank))) if share > 1 else 1
+    every = [slice(None)] * 2
+    taken = windows[
+        (*every, *(slice(None, None, step) for _ in spatial), *(slice(None, None, d) for d in dilations))
+    ]
+    n, c = taken.shape[:2]
+    flat = taken.reshape(n, groups, c // groups, -1, int(np.prod(kernel)))
+    rows = flat.transpose(1, 0, 3, 2, 4).reshape(groups, -1, width).astype(np.float32, copy=False)
+    return np.asarray(np.matmul(rows.transpose(0, 2, 1), rows))

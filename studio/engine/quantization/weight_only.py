@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -10,14 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from studio.base.progress import Progress
 from studio.engine import edit
 from studio.engine.graph import Model, constant, copy, graphs, holder, node_key, raise_opset
 from studio.engine.layers import Listing
 from studio.engine.quantization import blocks, packing, storage
 from studio.engine.quantization.blocks import Blocks
-from studio.engine.quantization.calibrate import Feed
-from studio.engine.quantization.moments import row_moments
 from studio.records.steps import QuantizeWeights
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -80,24 +77,6 @@ def describe(node: ir.Node, settings: QuantizeWeights) -> str:
             return f"{settings.bits}-bit weights, {kind}, unpacked when the model is loaded"
 
 
-def moments(
-    model: Model,
-    nodes: Sequence[ir.Node],
-    feeds: Iterable[Feed],
-    progress: Progress,
-    *,
-    total: int,
-    threads: int,
-) -> Mapping[str, Array]:
-    """Second moments of what matrix products read, by the name of that value."""
-    names = {
-        node.inputs[0].name or "": None
-        for node in nodes
-        if node.inputs[0] is not None and storage.matrix_view(node, 1) is not None
-    }
-    return row_moments(model, list(names), feeds, progress, total=total, threads=threads) if names else {}
-
-
 class Writer:
     """Writes one layer after the other into a copy of a model.
 
@@ -105,7 +84,7 @@ class Writer:
         model: left untouched.
         settings: bits, block size, form.
         targets: all layers that will be written.
-        moments: by the name of a layer's input; None writes blank weights (for plans).
+        moments: by the key of a layer, (groups, k, k); None writes blank weights (for plans).
         keep: names of the constants of all layers: what is left may be packed without loss.
 
     Attributes:
@@ -209,8 +188,7 @@ class Writer:
             tensor = constant(value)
             assert tensor is not None
             wide = _as_matrix(tensor.numpy(), shape, node, matrix)
-            source = node.inputs[0].name if matrix is not None and node.inputs[0] is not None else None
-            known = self._moments.get(source or "")
+            known = self._moments.get(node_key(node)) if node.op_type in {"Conv", "MatMul", "Gemm"} else None
             self._done[id(value)] = blocks.fit(wide, size, settings.bits, symmetric=symmetric, moments=known)
         fitted = self._done[id(value)]
         return fitted, fitted.real()

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from studio.engine.quantization import grids
+from studio.engine.quantization import grids, rounding
 from studio.engine.quantization.qdq import LayerWeights
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -44,6 +44,28 @@ def _least_squares(w: Array, grid: grids.Grid, others: tuple[int, ...] | None) -
         better = error < least
         best, least = np.where(better, tried.scale, best), np.where(better, error, least)
     return grids.Grid(best.astype(np.float32), grid.zero, grid.low, grid.high)
+
+
+def fed_back(w: Array, axis: int, bits: int, moments: Array) -> LayerWeights:
+    """As `per_channel` (covering every weight), rounded with error feedback in the metric of the layer's inputs.
+
+    Args:
+        w: float weights; (out, in / groups, *kernel) for a convolution, else 2-D.
+        axis: of the output channels.
+        bits: 2 to 8.
+        moments: (groups, k, k) of the layer's inputs.
+    """
+    plain = per_channel(w, axis, bits)
+    low, high = grids.bounds(bits, signed=True, narrow=True)
+    groups, k = moments.shape[:2]
+    rows = np.moveaxis(w, axis, 0).reshape(groups, -1, k)
+    scale = plain.scale.reshape(groups, -1, 1)
+    if groups == 1:
+        q = rounding.feedback(rows[0], moments[0], scale[0], np.zeros(1), low, high)[None]
+    else:
+        q = rounding.feedback_grouped(rows, moments, scale, low, high)
+    moved = q.reshape([w.shape[axis], *(d for i, d in enumerate(w.shape) if i != axis)])
+    return LayerWeights(np.moveaxis(moved, 0, axis), plain.scale, axis)
 
 
 def zeros(shape: tuple[int, ...], axis: int | None) -> LayerWeights:

@@ -19,6 +19,7 @@ from studio.engine.graph import Model, constant
 from studio.engine.layers import LayerNode, Listing
 from studio.engine.quantization import weight_only
 from studio.engine.quantization.grids import sqnr_db
+from studio.engine.quantization.moments import layer_moments
 from studio.engine.quantization.promise import promise
 from studio.engine.quantization.weight_only import Array, Target
 from studio.engine.techniques.contract import Context
@@ -95,7 +96,7 @@ def _moments(listing: Listing, names: list[str], context: Context, progress: Pro
     key = ("moments", id(context.calibration), tuple(id(n) for n in nodes))
     if key not in context.memo:
         data = context.calibration
-        context.memo[key] = weight_only.moments(
+        context.memo[key] = layer_moments(
             listing.model, nodes, data.feeds(), progress, total=data.runs(), threads=context.threads
         )
     return cast("Mapping[str, Array]", context.memo[key])
