@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from PySide6.QtCore import Signal
+from PySide6.QtCore import QPoint, Signal
 from PySide6.QtWidgets import QWidget
 
 from studio.app.project import Version
@@ -28,6 +28,7 @@ class Canvas(QWidget):
 
     Signals:
         picked: a layer was clicked, or '' for the ground; True adds to the selection.
+        menu_asked: a layer was clicked with the other button, here on the screen.
         ready: a graph has been drawn; how many nodes.
         found: how many nodes the searched text is found in.
         failed: this version's graph cannot be drawn, in words.
@@ -35,6 +36,7 @@ class Canvas(QWidget):
     """
 
     picked = Signal(str, bool)
+    menu_asked = Signal(str, QPoint)
     ready = Signal(int)
     found = Signal(int)
     failed = Signal(str)

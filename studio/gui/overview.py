@@ -9,6 +9,7 @@ from time import perf_counter
 from PySide6.QtCore import QEvent, QLineF, QPointF, QRectF, Qt, QTimer
 from PySide6.QtGui import (
     QColor,
+    QContextMenuEvent,
     QFontMetricsF,
     QHelpEvent,
     QKeyEvent,
@@ -350,6 +351,12 @@ class Overview(Canvas):
         node = self.node_at(event.position())
         keys = Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier
         self.picked.emit(node.layer if node else "", bool(event.modifiers() & keys))
+
+    def contextMenuEvent(self, event: QContextMenuEvent) -> None:
+        """The menu of a layer."""
+        node = self.node_at(QPointF(event.pos()))
+        if node is not None and node.layer:
+            self.menu_asked.emit(node.layer, event.globalPos())
 
     def wheelEvent(self, event: QWheelEvent) -> None:
         """The wheel zooms about the pointer; with Shift it moves sideways."""

@@ -1,4 +1,4 @@
-"""Netron's insides, driven with real mouse events: what `resources/graph/boot.js` relies on.
+"""Netron's insides, driven with real mouse events: what `resources/graph/*.js` rely on.
 
 The one test that must be looked at when the pinned Netron is raised.
 """
@@ -18,7 +18,7 @@ import pytest
 from onnx import TensorProto, helper
 from PySide6.QtCore import QPoint, Qt, QUrl
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QApplication, QWidget
+from PySide6.QtWidgets import QApplication, QMenu, QWidget
 from pytestqt.qtbot import QtBot
 
 from studio.app.project import Project
@@ -138,16 +138,21 @@ class Driver:
         return QPoint(round(x + width / 2), round(y + min(height / 2, 18)))
 
     def click(
-        self, place: QPoint, key: Qt.KeyboardModifier = Qt.KeyboardModifier.NoModifier, *, twice: bool = False
+        self,
+        place: QPoint,
+        key: Qt.KeyboardModifier = Qt.KeyboardModifier.NoModifier,
+        *,
+        twice: bool = False,
+        button: Qt.MouseButton = Qt.MouseButton.LeftButton,
     ) -> None:
         """A real click, or two, through the widget that Chromium draws into."""
         target = self.view.focusProxy()
         assert isinstance(target, QWidget)
         inner = target.focusProxy() or target
         QTest.mouseMove(inner, place)
-        QTest.mouseClick(inner, Qt.MouseButton.LeftButton, key, place)
+        QTest.mouseClick(inner, button, key, place)
         if twice:
-            QTest.mouseClick(inner, Qt.MouseButton.LeftButton, key, place)
+            QTest.mouseClick(inner, button, key, place)
 
     def marked(self) -> list[str]:
         return sorted(
@@ -248,6 +253,17 @@ def test_netron_draws_selects_colours_searches_and_turns(
     driver.panel.bar.search.setText("conv")
     driver.qtbot.waitUntil(lambda: driver.panel.bar.count.text() == "1 of 3", timeout=WAIT)
     driver.panel.bar.search.clear()
+
+    # The other button offers what can be done with a layer.
+    driver.click(driver.place("stem"), button=Qt.MouseButton.RightButton)
+    driver.qtbot.waitUntil(lambda: any(m.isVisible() for m in driver.panel.findChildren(QMenu)), timeout=WAIT)
+    menu = next(m for m in driver.panel.findChildren(QMenu) if m.isVisible())
+    assert [action.text() for action in menu.actions()] == [
+        "Treat 2 layers with",
+        "Show in table",
+        "Copy name",
+    ]
+    menu.close()
 
     # Zoom and fit.
     before = driver.ask("window.__view__.target.zoom")

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from PySide6.QtCore import QCoreApplication, QObject, QTimer, QUrl, Signal, Slot
+from PySide6.QtCore import QCoreApplication, QObject, QPoint, Qt, QTimer, QUrl, Signal, Slot
 from PySide6.QtGui import QColor
 from PySide6.QtWidgets import QVBoxLayout, QWidget
 
@@ -27,6 +27,7 @@ class Bridge(QObject):
     """What the page tells; its slots are called by boot.js."""
 
     clicked_node = Signal(str, str, bool)
+    menu_wanted = Signal(str, str, int, int)
     began = Signal()
     drawn = Signal(int)
     counted = Signal(str, int)
@@ -41,6 +42,11 @@ class Bridge(QObject):
     def clicked(self, key: str, path: str, adding: bool) -> None:
         """A node was clicked: its first output name and the path of its graph; '' for the ground."""
         self.clicked_node.emit(key, path, adding)
+
+    @Slot(str, str, int, int)
+    def menu(self, key: str, path: str, x: int, y: int) -> None:
+        """A node was clicked with the other button, at this place of the page."""
+        self.menu_wanted.emit(key, path, x, y)
 
     @Slot(int)
     def rendered(self, nodes: int) -> None:
@@ -100,7 +106,8 @@ class NetronView(Canvas):
         self.page.setWebChannel(channel)
         self._view: QWebEngineView | None = QWebEngineView(self)
         self._view.setPage(self.page)
-        self._view.setContextMenuPolicy(self._view.contextMenuPolicy().NoContextMenu)
+        self._view.setContextMenuPolicy(Qt.ContextMenuPolicy.NoContextMenu)
+        self._view.setAcceptDrops(False)  # a model dropped here is the window's
         self._view.setAccessibleName("Graph of the model")
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
@@ -112,6 +119,7 @@ class NetronView(Canvas):
     def _connect(self) -> None:
         self.bridge.began.connect(self._begin)
         self.bridge.clicked_node.connect(self._clicked)
+        self.bridge.menu_wanted.connect(self._ask_menu)
         self.bridge.drawn.connect(self.ready)
         self.bridge.counted.connect(lambda _text, count: self.found.emit(count))
         self.bridge.broke.connect(self.failed)
@@ -198,11 +206,19 @@ class NetronView(Canvas):
         self._recolor()
 
     def _clicked(self, key: str, path: str, adding: bool) -> None:
+        self.picked.emit(self._layer_at(key, path), adding)
+
+    def _ask_menu(self, key: str, path: str, x: int, y: int) -> None:
+        layer = self._layer_at(key, path)
+        if layer:
+            self.menu_asked.emit(layer, self.mapToGlobal(QPoint(x, y)))
+
+    def _layer_at(self, key: str, path: str) -> str:
+        """The layer that a node belongs to; '' for none."""
         found = self._by_key.get(key, [])
         if len(found) > 1 and path:
-            inside = [layer for layer in found if layer.name.startswith(f"{path}/")]
-            found = inside or found
-        self.picked.emit(found[0].name if found else "", adding)
+            found = [layer for layer in found if layer.name.startswith(f"{path}/")] or found
+        return found[0].name if found else ""
 
     def _recolor(self) -> None:
         if self._view is None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from PySide6.QtCore import Qt, QTimer, Signal
-from PySide6.QtGui import QKeySequence, QShortcut, QShowEvent
-from PySide6.QtWidgets import QStackedWidget, QVBoxLayout, QWidget
+from PySide6.QtCore import QPoint, Qt, QTimer, Signal
+from PySide6.QtGui import QGuiApplication, QKeySequence, QShortcut, QShowEvent
+from PySide6.QtWidgets import QMenu, QStackedWidget, QVBoxLayout, QWidget
 
 from studio.app.project import Version
 from studio.app.session import Session
@@ -29,6 +29,7 @@ from studio.gui.graph_view.scheme import web_engine_ready
 from studio.gui.overview import Overview
 from studio.gui.selection import Selection
 from studio.gui.theme import Theme
+from studio.gui.treatment_menu import fill_treatment_menu
 from studio.gui.widgets import EmptyState, watch
 from studio.records.model import Layer
 
@@ -190,6 +191,7 @@ class GraphPanel(QWidget):
 
     def _adopt(self, canvas: Canvas) -> None:
         canvas.picked.connect(self._picked)
+        canvas.menu_asked.connect(self._show_menu)
         canvas.found.connect(self.bar.show_count)
         self._stack.addWidget(canvas)
 
@@ -219,6 +221,21 @@ class GraphPanel(QWidget):
             self._selection.set((name for name in chosen if name != layer), self)
         elif layer:
             self._selection.set((*chosen, layer), self, layer)
+
+    def _show_menu(self, layer: str, place: QPoint) -> None:
+        if layer not in self._selection.layers:
+            self._selection.set((layer,), self)
+        version = self._version()
+        chosen = [x for x in version.layers if x.name in self._selection.layers] if version else []
+        menu = QMenu(self)
+        menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        few = layer if len(chosen) == 1 else f"{len(chosen)} layers"
+        fill_treatment_menu(menu.addMenu(f"Treat {few} with"), self._session, chosen)
+        menu.addAction("Show in table").triggered.connect(lambda _on=False: self._selection.reveal(layer))
+        menu.addAction("Copy name").triggered.connect(
+            lambda _on=False: QGuiApplication.clipboard().setText(layer)
+        )
+        menu.popup(place)
 
     def _selection_changed(self, source: object) -> None:
         if source is self and not self._selection.layers:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import QBuffer, QByteArray, QFile, QIODevice, QUrl
 
+from studio.base.errors import StudioError
 from studio.base.resources import resource
 
 if TYPE_CHECKING:
@@ -51,7 +52,9 @@ def register_scheme() -> bool:
 
 
 def web_engine_ready() -> bool:
-    """Whether WebEngine is installed and knows the scheme."""
+    """Whether WebEngine and Netron are installed and the scheme is known."""
+    if find_spec("netron") is None:
+        return False
     try:
         from PySide6.QtWebEngineCore import QWebEngineUrlScheme
         from PySide6.QtWebEngineWidgets import QWebEngineView  # noqa: F401 - it may be missing alone
@@ -64,7 +67,7 @@ class Files:
     """What the scheme serves: an address's path to bytes."""
 
     def __init__(self) -> None:
-        self._netron = files("netron")
+        self._netron = _netron_folder()
         self._model: tuple[str, Path] | None = None
 
     def offer(self, model: Path, number: int) -> str:
@@ -84,7 +87,7 @@ class Files:
             return _start_page((self._netron / "index.html").read_text(encoding="utf-8")).encode()
         if path == "studio/qwebchannel.js":
             return _qt_file(":/qtwebchannel/qwebchannel.js")
-        if path in {"studio/boot.js", "studio/studio.css"}:
+        if path in {"studio/boot.js", "studio/parts.js", "studio/studio.css"}:
             return resource(f"graph/{path.removeprefix('studio/')}").read_bytes()
         if re.fullmatch(r"studio/fonts/Inter-[A-Za-z]+\.otf", path):
             font = resource(path.removeprefix("studio/"))
@@ -94,6 +97,16 @@ class Files:
         if _NETRON_FILE.fullmatch(path) and (self._netron / path).is_file():
             return (self._netron / path).read_bytes()
         return None
+
+
+def _netron_folder() -> Path:
+    """Where Netron's files lie; its package is not imported, for that brings its server along."""
+    found = find_spec("netron")
+    if found is None or not found.submodule_search_locations:
+        raise StudioError(
+            "The graph view is not installed", "the package netron is missing", "Install netron 9.3.3."
+        )
+    return Path(found.submodule_search_locations[0])
 
 
 def _start_page(html: str) -> str:

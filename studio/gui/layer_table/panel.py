@@ -20,10 +20,10 @@ from studio.base.errors import StudioError
 from studio.gui.figures import COLUMNS, Figures, figures, same_figures, summary
 from studio.gui.layer_table.filters import HELP, Rule, parse
 from studio.gui.layer_table.model import LayerModel
-from studio.gui.layer_table.treatment_menu import fill_treatment_menu, treatment_menu
 from studio.gui.layer_table.view import LayerView
 from studio.gui.selection import Selection
 from studio.gui.theme import Theme
+from studio.gui.treatment_menu import fill_treatment_menu, treatment_menu
 from studio.gui.widgets import Elided, EmptyState, button, set_role, watch
 from studio.records.model import Layer
 
@@ -135,6 +135,7 @@ class LayerTable(QWidget):
         header.customContextMenuRequested.connect(self._header_menu)
         self._model.moved.connect(lambda: self._restore_selection(scroll=False))
         self._selection.changed.connect(self._selection_changed)
+        self._selection.revealed.connect(lambda _layer: self._restore_selection(scroll=True))
         self._theme.changed.connect(self._recolor)
         self._later.timeout.connect(lambda: self._show(figures(self._session.view)))
         watch(self, self._session, self._view_changed)

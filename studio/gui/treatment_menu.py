@@ -15,8 +15,11 @@ from studio.records.steps import SETTINGS, Settings
 
 
 def choices() -> Iterator[Settings]:
-    """Every technique with its defaults; once for each width where it has a choice of bits."""
-    for kind in SETTINGS:
+    """Every technique with its defaults; once for each width where it has a choice of bits.
+
+    Training treats the model as a whole and has its own command.
+    """
+    for kind in (kind for kind in SETTINGS if kind.slot != "train"):
         widths = _literal_values(kind, "bits")
         if widths:
             yield from (kind(bits=bits) for bits in widths)
