@@ -73,7 +73,7 @@ def row(name: str, step: str, folder: Path, kit: Path, arguments: argparse.Names
     started = time.perf_counter()
     code, _out, error = run(
         sys.executable, "-m", "studio", "compress", folder / "model.onnx", "-o", output, "--step", step, "--yes",
-        "--calibration", data_of(folder, "calibration"), "--json",
+        "--calibration", data_of(folder, "calibration"), "--json", "--no-measure",
     )  # fmt: skip
     seconds = time.perf_counter() - started
     if code:
