@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +18,7 @@ from studio.engine.groups.trace import trace
 from studio.engine.layers import list_layers
 from studio.engine.pruning.allocation import rounded
 from studio.engine.pruning.criteria import Reader, by_weights, eliminate
+from studio.engine.pruning.linear import Linear
 from studio.engine.pruning.moments import Statistics
 
 FILES = sorted((Path(__file__).parents[1] / "data" / "nets").glob("*.torchscript.onnx"))
@@ -76,7 +78,9 @@ def test_elimination_orders_all_channels_with_errors_that_grow(width, taps, seed
     x = rng.standard_normal((2, 60, width * taps))
     statistics = Statistics(np.array([60, 60]), x.sum(axis=1)[:, None], (x.transpose(0, 2, 1) @ x)[:, None])
     columns = np.arange(width * taps).reshape(taps, width).T
-    reader = Reader(rng.standard_normal((5, width * taps)), statistics, False, columns)
+    w = rng.standard_normal((5, width * taps))
+    view = Linear(kind="matrix", shape=w.T.shape, transposed=True)
+    reader = Reader(ir.node("MatMul", []), view, w, statistics, centred=False, columns=columns)
     order, _ = eliminate([reader], width, 0, 1, 0.01)
     assert sorted(order.channels.tolist()) == list(range(width))
     assert (np.diff(order.error) >= 0).all()

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx_ir as ir
 
 from studio.engine.graph import constant
 from studio.engine.groups.atoms import Array
@@ -129,9 +130,20 @@ def _order(scores: Array) -> Order:
     return Order(channels, np.concatenate([[0.0], np.cumsum(scores[channels]) / total]))
 
 
+def readers(grouping: Grouping, statistics: Mapping[str, Statistics]) -> dict[str, list[Reader]]:
+    """The layers with statistics that read each group, by group name; groups that none reads are left out."""
+    found: dict[str, list[Reader]] = {}
+    known = {name: consumer for name, consumer in consumers(grouping.trace).items() if name in statistics}
+    for group in grouping.groups:
+        for name, consumer in known.items():
+            columns = _columns_of(grouping.trace, group, consumer)
+            if columns is not None:
+                found.setdefault(group.record.name, []).append(_reader(consumer, statistics[name], columns))
+    return found
+
+
 def by_data(
-    grouping: Grouping,
-    statistics: Mapping[str, Statistics],
+    reading: Mapping[str, Sequence[Reader]],
     criterion: str,
     fallback: Mapping[str, Order],
     limits: Mapping[str, int],
@@ -145,22 +157,12 @@ def by_data(
     Sources: Sun et al., Wanda, 2023; Hassibi & Stork, Optimal Brain Surgeon, 1993; Kurtic et al., ZipLM,
     2023, section 3.1 (structures).
     """
-    found: dict[str, Order] = {}
-    all_consumers = consumers(grouping.trace)
-    for group in grouping.groups:
-        readers = [
-            _reader(consumer, statistics[name], columns)
-            for name, consumer in all_consumers.items()
-            if name in statistics and (columns := _columns_of(grouping.trace, group, consumer)) is not None
-        ]
-        if not readers:
-            found[group.record.name] = fallback[group.record.name]
-        elif criterion == "activation":
-            found[group.record.name] = _order(
-                sum(_energy(r.w, r.moments())[r.columns].sum(axis=1) for r in readers)
-            )
-        else:
-            found[group.record.name] = by_elimination(readers, limits.get(group.record.name, 0))
+    found = dict(fallback)
+    for name, several in reading.items():
+        if criterion == "activation":
+            found[name] = _order(sum(_energy(r.w, r.moments())[r.columns].sum(axis=1) for r in several))
+        elif limits.get(name, 0):
+            found[name] = by_elimination(several, limits[name])
     return found
 
 
@@ -190,12 +192,15 @@ class Reader:
     """A layer that reads a group.
 
     Attributes:
+        node, view: it, and its linear map.
         w: its matrix (rows, cols).
         statistics: of its input.
         centred: it has a bias, which makes up for means.
         columns: of every channel (width, per channel).
     """
 
+    node: ir.Node
+    view: Linear
     w: Array
     statistics: Statistics
     centred: bool
@@ -215,7 +220,7 @@ def _reader(consumer: Consumer, statistics: Statistics, columns: Array) -> Reade
         and constant(users[0].node.inputs[1 - users[0].idx])
     )
     biased = (len(node.inputs) > 2 and node.inputs[2] is not None) or bool(added)
-    return Reader(consumer.weight[0], statistics, biased, columns)
+    return Reader(node, consumer.view, consumer.weight[0], statistics, biased, columns)
 
 
 def by_elimination(readers: Sequence[Reader], limit: int) -> Order:

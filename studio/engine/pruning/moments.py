@@ -49,6 +49,10 @@ class Statistics:
     x: Array
     xx: Array
 
+    def mean(self) -> Array:
+        """Mean input (groups, cols) over both halves."""
+        return np.asarray(self.x.sum(axis=0) / max(1, int(self.n.sum())))
+
     def moments(self, half: int | None = None, *, centred: bool = False) -> Array:
         """Mean products (groups, cols, cols), of one half or of both, around the mean if asked."""
         pick = slice(None) if half is None or not self.n[half] else slice(half, half + 1)

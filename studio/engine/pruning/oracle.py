@@ -47,9 +47,9 @@ class Verified:
 def verify(trace: Trace, gone: Mask, twins: Twins, feed: Mapping[str, Array], threads: int = 0) -> Verified:
     """Compare a cut model (before refit) with its oracle on one feed."""
     oracle = masked_twins(trace, gone)
-    watched = _watched(trace)
-    mine = _outputs(twins, watched, feed, threads)
-    theirs = _outputs(oracle, watched, feed, threads)
+    values = watched(trace)
+    mine = _outputs(twins, values, feed, threads)
+    theirs = _outputs(oracle, values, feed, threads)
     worst, live = 0.0, 0
     for a, b in zip(mine, theirs, strict=True):
         if a.shape != b.shape:
@@ -65,7 +65,7 @@ def verify(trace: Trace, gone: Mask, twins: Twins, feed: Mapping[str, Array], th
     return Verified(worst, live)
 
 
-def _watched(trace: Trace) -> list[ir.Value]:
+def watched(trace: Trace) -> list[ir.Value]:
     """Graph outputs, and what goes into the saturating operators that make them."""
     found: list[ir.Value] = []
     for output in trace.model.graph.outputs:

@@ -24,7 +24,8 @@ from studio.engine.groups.grouping import ChannelGroup, Grouping, find_groups
 from studio.engine.groups.trace import trace
 from studio.engine.layers import Listing, list_layers
 from studio.engine.pruning.allocation import Resource, by_budget, by_ratio
-from studio.engine.pruning.criteria import Order, by_data, by_weights, consumers
+from studio.engine.pruning.criteria import Order, Reader, by_data, by_weights, consumers, readers
+from studio.engine.pruning.gains import gains
 from studio.engine.pruning.moments import second_moments
 from studio.engine.pruning.oracle import verify
 from studio.engine.pruning.refit import Refit, behind
@@ -36,6 +37,7 @@ from studio.records.steps import PruneChannels, Settings, Step
 
 _NEEDS_DATA = {"activation", "obs"}
 _ASKS_ABOVE = 0.1
+_PROBE_SAMPLES = 24
 # Refit holds the calibration samples and a few activations of both models; more samples than fit are left out.
 _REFIT_BYTES = 2 << 30
 
@@ -176,7 +178,8 @@ def _widths(
     if not total:
         return {}, 1.0
     limits = {g.record.name: g.record.width - 1 for g in chosen}
-    orders = _orders(listing, grouping, settings, limits, context)
+    orders: Mapping[str, Order] = _orders(listing, grouping, settings, limits, context)
+    orders = _weighed(listing, grouping, chosen, orders, context)
     found = by_budget(
         grouping, chosen, orders, resource, share, float(total), settings.round_to, settings.minimum
     )
@@ -198,20 +201,49 @@ def _orders(
     found = context.memo.get(key)
     if isinstance(found, dict):
         return found
-    weights = by_weights(grouping, "l2" if criterion in _NEEDS_DATA else criterion, context.seed)
-    if criterion in _NEEDS_DATA and context.calibration is not None:
-        wanted = {name: (c.value, c.view) for name, c in consumers(grouping.trace).items()}
-        statistics = second_moments(
-            listing.model,
-            wanted,
-            context.calibration,
-            context.seed,
-            context.progress.part(0.0, 0.2),
-            context.threads,
-        )
-        weights = by_data(grouping, statistics, criterion, weights, limits)
-    context.memo[key] = weights
-    return weights
+    orders = by_weights(grouping, "l2" if criterion in _NEEDS_DATA else criterion, context.seed)
+    if criterion in _NEEDS_DATA:
+        orders = by_data(_readers(listing, grouping, context), criterion, orders, limits)
+    context.memo[key] = orders
+    return orders
+
+
+def _readers(listing: Listing, grouping: Grouping, context: Context) -> dict[str, list[Reader]]:
+    """What reads every group, with the statistics of its input on the calibration data."""
+    key = ("prune_channels readers", id(listing.model), context.seed)
+    found = context.memo.get(key)
+    if isinstance(found, dict):
+        return found
+    if context.calibration is None:
+        return {}
+    wanted = {name: (c.value, c.view) for name, c in consumers(grouping.trace).items()}
+    statistics = second_moments(
+        listing.model,
+        wanted,
+        context.calibration,
+        context.seed,
+        context.progress.part(0.0, 0.15),
+        context.threads,
+    )
+    context.memo[key] = made = readers(grouping, statistics)
+    return made
+
+
+def _weighed(
+    listing: Listing,
+    grouping: Grouping,
+    chosen: Sequence[ChannelGroup],
+    orders: Mapping[str, Order],
+    context: Context,
+) -> Mapping[str, Order]:
+    """Errors as they show at the output, where calibration data can tell."""
+    if context.calibration is None:
+        return orders
+    names = {g.record.name for g in chosen}
+    reading = {name: r for name, r in _readers(listing, grouping, context).items() if name in names}
+    feeds = list(context.calibration.take(_PROBE_SAMPLES).feeds())
+    factors = gains(grouping, reading, orders, feeds, context.progress.part(0.15, 0.3), context.threads)
+    return {name: Order(order.channels, order.error * factors[name]) for name, order in orders.items()}
 
 
 def _first(order: Order, count: int) -> Array:
