@@ -1,0 +1,109 @@
+"""How loudly the model's output answers to an error at one group: measured, one probe a group.
+
+An error of a tenth in the first layer of a stage travels through everything behind it, the same error in
+a branch that is added to a trunk hardly shows. Each probe takes a share of one group's channels away,
+with the layers that read them making up for it, and compares the outputs: gain = noise at the output per
+error at the readers. A budget then weighs errors by their gains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from studio.base.progress import Progress
+from studio.engine.edit import set_constant
+from studio.engine.execute import run, session
+from studio.engine.graph import Model, constant, copy
+from studio.engine.groups.atoms import Array
+from studio.engine.groups.cut import Twins
+from studio.engine.groups.grouping import Grouping
+from studio.engine.groups.trace import Trace
+from studio.engine.pruning.criteria import Order, Reader
+from studio.engine.pruning.oracle import watched
+
+_PROBE = 0.15  # share of a group's channels
+_RIDGE = 0.1  # of the probe's least squares, relative to the mean diagonal
+_LEAST = 1e-3  # of the largest gain: a group that seems to be without effect is not for nothing
+
+
+def gains(
+    grouping: Grouping,
+    readers: Mapping[str, Sequence[Reader]],
+    orders: Mapping[str, Order],
+    feeds: Sequence[Mapping[str, Array]],
+    progress: Progress,
+    threads: int = 0,
+) -> dict[str, float]:
+    """Noise at the output per error at the readers, by group name; 1 relative to the mean for the others."""
+    trace = grouping.trace
+    reference = _outputs(trace, Twins(trace.model), feeds, threads)
+    found: dict[str, float] = {}
+    for name in progress.over(list(readers), lambda n: f"Probe {n}"):
+        order = orders[name]
+        count = max(1, int(_PROBE * len(order.channels)))
+        twins = Twins(trace.model)
+        error = sum(_make_up(reader, order.channels[:count], twins) for reader in readers[name])
+        noise = _noise(reference, _outputs(trace, twins, feeds, threads))
+        found[name] = noise / max(error, 1e-9)
+    top = max(found.values(), default=1.0)
+    found = {name: max(gain, _LEAST * top) for name, gain in found.items()}
+    mean = float(np.mean(list(found.values()))) if found else 1.0
+    return {name: found.get(name, mean) / max(mean, 1e-30) for name in orders}
+
+
+def _make_up(reader: Reader, gone: Array, twins: Twins) -> float:
+    """Take columns of one reader away in a copy, the others making up for them; the error that is left."""
+    columns = reader.columns[gone].reshape(-1)
+    h = reader.moments()
+    stay = np.setdiff1d(np.arange(len(h)), columns)
+    damped = h[np.ix_(stay, stay)].copy()
+    damped[np.diag_indices_from(damped)] += _RIDGE * max(float(np.mean(np.diag(damped))), 1e-12)
+    change = np.linalg.solve(damped, h[np.ix_(stay, columns)] @ reader.w[:, columns].T).T
+    w = np.zeros_like(reader.w)
+    w[:, stay] = reader.w[:, stay] + change
+    node = twins.nodes[reader.node]
+    value = node.inputs[1]
+    tensor = constant(value)
+    if value is not None and tensor is not None:
+        data = reader.view.weight(w[None]).astype(tensor.dtype.numpy())
+        set_constant(value, ir.tensor(data, name=tensor.name))
+    bias = constant(node.inputs[2]) if reader.centred and len(node.inputs) > 2 else None
+    if bias is not None and node.inputs[2] is not None:
+        shift = ((reader.w - w) @ reader.statistics.mean()[0]).reshape(bias.shape.numpy())
+        set_constant(
+            node.inputs[2], ir.tensor((bias.numpy() + shift).astype(bias.dtype.numpy()), name=bias.name)
+        )
+    power = max(float(((reader.w @ h) * reader.w).sum()), 1e-30)
+    lost = reader.w - w
+    return float(((lost @ h) * lost).sum()) / power
+
+
+def _outputs(
+    trace: Trace, twins: Twins, feeds: Sequence[Mapping[str, Array]], threads: int
+) -> list[list[Array]]:
+    """The last values in front of saturating operators, for every feed."""
+    exposed: Model = copy(twins.copy)
+    by_name = {v.name: v for node in exposed.graph for v in node.outputs}
+    present = {v.name for v in exposed.graph.outputs}
+    names = [twins.values[v].name or "" for v in watched(trace)]
+    for name in names:
+        if name not in present:
+            exposed.graph.outputs.append(by_name[name])
+            present.add(name)
+    sess = session(exposed, threads=threads)
+    return [run(sess, feed, names) for feed in feeds]
+
+
+def _noise(reference: list[list[Array]], found: list[list[Array]]) -> float:
+    """Mean over outputs of Σ(y − y₀)² / Σ(y₀ − ȳ₀)²."""
+    shares = []
+    for column in range(len(reference[0])):
+        before = np.concatenate([row[column].reshape(-1) for row in reference]).astype(np.float64)
+        after = np.concatenate([row[column].reshape(-1) for row in found]).astype(np.float64)
+        power = float(np.square(before - before.mean()).sum())
+        if power > 0 and np.isfinite(power):
+            shares.append(float(np.square(after - before).sum()) / power)
+    return float(np.mean(shares)) if shares else 0.0
