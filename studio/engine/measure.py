@@ -79,7 +79,7 @@ def _answers(task: Measure, paths: list[Path], data: Dataset, board: _Board, pro
     for index, part in _parts(paths, progress):
         if index == 0 and task.reference in {"", task.models[0]}:
             board.add(index, accuracy=accuracy_of(paths[0], data, part, task.threads))
-        else:
+        elif reference.comparable:
             error, accuracy = reference.compare(paths[index], part)
             board.add(index, error=error, accuracy=accuracy)
 

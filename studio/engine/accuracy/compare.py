@@ -80,11 +80,14 @@ class Reference:
         self._data, self._threads, self._keep, self._called = data, threads, keep, called
         self._session: ort.InferenceSession | None = session(model, threads=threads)
         self._names = _tensors(self._session)
-        if not self._names:
-            raise StudioError("The model has nothing to compare", "none of its outputs is a tensor")
         self._final = _final(model)
         self._kind: Kind | None = None
         self._kept: list[list[Array]] | None = None
+
+    @property
+    def comparable(self) -> bool:
+        """Whether any output is a tensor; sequences and maps have no distance."""
+        return bool(self._names)
 
     def compare(self, other: Model | Path, progress: Progress) -> tuple[OutputError, Accuracy | None]:
         """The error of `other` over all samples, and its accuracy where labels exist.
@@ -93,6 +96,8 @@ class Reference:
             StudioError: `other` cannot be loaded or run, or its outputs differ in number or shape.
             Cancelled: at any tick.
         """
+        if not self.comparable:
+            raise StudioError("The model has nothing to compare", "none of its outputs is a tensor")
         sess = session(other, threads=self._threads)
         have = {output.name for output in sess.get_outputs()}
         if missing := [name for name in self._names if name not in have]:
@@ -110,7 +115,9 @@ class Reference:
         progress.tick(1.0)
         if fidelity is None:
             raise StudioError("There is nothing to compare on", "the data set holds no samples")
-        error = msgspec.structs.replace(fidelity.result(), data="random inputs" if self._data.random else self._called)
+        error = msgspec.structs.replace(
+            fidelity.result(), data="random inputs" if self._data.random else self._called
+        )
         return error, score.result()
 
     def _runs(self) -> Iterator[tuple[Batch, list[Array]]]:

@@ -40,27 +40,26 @@ class Fidelity:
         """Take in one batch.
 
         Raises:
-            StudioError: the outputs have other shapes than the reference's.
+            StudioError: the outputs have another rank than the reference's.
         """
-        for r, y in zip(reference, outputs, strict=True):
-            if r.shape != y.shape:
-                raise StudioError(
-                    "The two models cannot be compared",
-                    f"an output has shape {shape_text(y.shape)}, the reference's {shape_text(r.shape)}",
-                )
-            if r.dtype.kind == "f":
-                self._add_noise(np.asarray(r, np.float64), np.asarray(y, np.float64))
+        pairs = [_matched(r, y) for r, y in zip(reference, outputs, strict=True)]
+        floats = [pair for pair in pairs if pair[0].dtype.kind == "f"]
+        for r, y in floats or pairs:
+            self._add_noise(*_as_numbers(r, y))
         self._samples += samples
-        if not reference or reference[0].dtype.kind != "f" or reference[0].size == 0:
-            return
-        r, y = np.asarray(reference[0], np.float64), np.asarray(outputs[0], np.float64)
-        self._add_cosines(r, y, samples)
-        if self.kind != "plain":
-            self._add_distributions(r, y)
+        r, y = pairs[0]
+        if r.dtype.kind != "f":
+            self._rows += r.size
+            self._same += int((r == y).sum())
+        elif r.size:
+            self._add_cosines(np.asarray(r, np.float64), np.asarray(y, np.float64), samples)
+            if self.kind != "plain":
+                self._add_distributions(np.asarray(r, np.float64), np.asarray(y, np.float64))
 
     def _add_noise(self, r: Array, y: Array) -> None:
         with np.errstate(invalid="ignore"):
-            difference = np.where(r == y, 0.0, r - y)  # equal infinities differ by nothing
+            # What is equal differs by nothing, infinities and NaN included.
+            difference = np.where((r == y) | (np.isnan(r) & np.isnan(y)), 0.0, r - y)
         self._signal += float(np.square(r[np.isfinite(r)]).sum())
         self._noise += float(np.square(difference).sum())
         if difference.size:
@@ -69,10 +68,10 @@ class Fidelity:
     def _add_cosines(self, r: Array, y: Array, samples: int) -> None:
         count = samples if r.ndim and r.shape[0] == samples else 1
         a, b = r.reshape(count, -1), y.reshape(count, -1)
+        equal = ((a == b) | (np.isnan(a) & np.isnan(b))).all(axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):
-            lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-            cosines = np.where(lengths > 0, (a * b).sum(axis=1) / lengths, (a == b).all(axis=1).astype(float))
-        self._cosines += float(np.nan_to_num(cosines).sum())
+            cosines = (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+        self._cosines += float(np.where(np.isfinite(cosines), cosines, equal).sum())
         self._vectors += count
 
     def _add_distributions(self, r: Array, y: Array) -> None:
@@ -86,12 +85,37 @@ class Fidelity:
         rows = self._rows or None
         return OutputError(
             sqnr_db=_decibels(self._signal, self._noise),
-            kl=_finite(self._divergence / rows) if rows else None,
+            kl=_finite(self._divergence / rows) if rows and self.kind != "plain" else None,
             cosine=self._cosines / self._vectors if self._vectors else None,
             agreement=self._same / rows if rows else None,
             max_abs=_finite(self._largest),
             samples=self._samples,
         )
+
+
+def _matched(r: Array, y: Array) -> tuple[Array, Array]:
+    """The two arrays in one shape. Where a size depends on the data (detections), the shorter is filled with zeros."""
+    if r.shape == y.shape:
+        return r, y
+    if r.ndim != y.ndim:
+        raise StudioError(
+            "The two models cannot be compared",
+            f"an output has shape {shape_text(y.shape)}, the reference's {shape_text(r.shape)}",
+        )
+    sizes = [max(pair) for pair in zip(r.shape, y.shape, strict=True)]
+    filled = []
+    for array in (r, y):
+        whole = np.zeros(sizes, array.dtype)
+        whole[tuple(slice(size) for size in array.shape)] = array
+        filled.append(whole)
+    return filled[0], filled[1]
+
+
+def _as_numbers(r: Array, y: Array) -> tuple[Array, Array]:
+    """Both as doubles; of texts, ones and whether they are equal."""
+    if r.dtype.kind in "fiub":
+        return np.asarray(r, np.float64), np.asarray(y, np.float64)
+    return np.ones(r.shape), np.asarray(r == y, np.float64)
 
 
 def log_probabilities(values: Array, kind: Kind) -> Array:

@@ -5,6 +5,7 @@
 | rows over classes (N, C) | (N,) | top-1 | top-5 above five classes |
 | rows over tokens (N, T, V) | (N, T) | token top-1 | bits per token |
 | classes per pixel (N, C, H, W) | (N, H, W) | pixel top-1 | |
+| class numbers (N,), any integers | as many | accuracy | |
 | one value a row (N,), (N, 1), a frame each | as many of 0 and 1 | AUC | accuracy at 0.5 (logits: at 0) |
 """
 
@@ -41,7 +42,11 @@ class Score:
 
     def add(self, output: Array, labels: Array) -> None:
         """Take in output 0 and the labels of one batch; labels that fit no metric are passed over."""
-        if output.dtype.kind != "f" or labels.dtype.kind not in "iub":
+        if labels.dtype.kind not in "iub":
+            return
+        if output.dtype.kind in "iu" and output.size == labels.size:
+            self._add_answers(output.reshape(-1), labels.reshape(-1))
+        if output.dtype.kind != "f":
             return
         if labels_are_classes(output, labels.astype(np.int64)):
             self._add_classes(np.asarray(output, np.float64), labels.reshape(-1).astype(np.int64))
@@ -49,6 +54,12 @@ class Score:
         truths = labels.reshape(-1)[: output.size] if labels.size >= output.size else labels.reshape(-1)
         if truths.size == output.size and int(labels.max()) <= 1:
             self._add_binary(output.reshape(-1), truths)
+
+    def _add_answers(self, answers: Array, labels: Array) -> None:
+        self._metric = "accuracy"
+        known = labels != _UNLABELLED
+        self._rows += int(known.sum())
+        self._right += int((answers == labels)[known].sum())
 
     def _add_classes(self, output: Array, labels: Array) -> None:
         axis = class_axis(output)

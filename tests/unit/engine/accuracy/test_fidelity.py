@@ -104,9 +104,30 @@ def test_all_float_outputs_count_for_the_noise_and_integers_do_not() -> None:
     assert fidelity.result().sqnr_db == EQUAL_DB
 
 
-def test_outputs_of_different_shapes_cannot_be_compared() -> None:
-    with pytest.raises(StudioError, match="an output has shape 2×4, the reference's 2×3"):
-        error("logits", (logits(2, 3), logits(2, 4)))
+def test_outputs_of_different_rank_cannot_be_compared() -> None:
+    with pytest.raises(StudioError, match="an output has shape 2×4×1, the reference's 2×3"):
+        error("logits", (logits(2, 3), logits(2, 4, 1)))
+
+
+def test_detections_that_are_missing_count_as_zeros() -> None:
+    found = error("plain", (np.ones((3, 2), np.float32), np.ones((2, 2), np.float32)))
+    assert found.sqnr_db == pytest.approx(10 * np.log10(6 / 2))
+
+
+@pytest.mark.parametrize(
+    ("r", "y"),
+    [(np.array([1, 2, 3, 4]), np.array([1, 2, 3, 5])), (np.array(list("abcd")), np.array(list("abce")))],
+)
+def test_integers_and_texts_agree_where_they_are_equal(r: np.ndarray, y: np.ndarray) -> None:
+    found = error("plain", (r, y))
+    assert (found.agreement, found.kl, found.cosine) == (0.75, None, None)
+    assert found.sqnr_db < 20
+    assert error("plain", (r, r)).sqnr_db == EQUAL_DB
+
+
+def test_equal_nans_do_not_differ() -> None:
+    r = np.array([[np.nan, 1.0]], np.float32)
+    assert error("plain", (r, r)).sqnr_db == EQUAL_DB
 
 
 # ------------------------------------------------------------------ what output 0 is
@@ -216,6 +237,12 @@ def test_frames_of_a_track_are_scored_one_by_one() -> None:
     found = score.result()
     assert found is not None
     assert (found.metric, found.samples) == ("AUC", 6)
+
+
+def test_class_numbers_are_right_where_they_equal_the_label() -> None:
+    found = scored(np.array([1, 2, 3, 4]), np.array([1, 2, 0, -1]))
+    assert (found.metric, found.samples) == ("accuracy", 3)  # type: ignore[attr-defined]
+    assert found.value == pytest.approx(2 / 3)  # type: ignore[attr-defined]
 
 
 def test_labels_that_fit_no_output_give_no_figure() -> None:
