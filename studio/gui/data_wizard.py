@@ -8,6 +8,7 @@ from PySide6.QtGui import QIcon, QPixmap
 from PySide6.QtWidgets import (
     QDialog,
     QFileDialog,
+    QFrame,
     QHBoxLayout,
     QHeaderView,
     QLineEdit,
@@ -51,7 +52,7 @@ class DataWizard(QDialog):
         self._session = session
         self.setWindowTitle("Data")
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        self.resize(720, 680)
+        self.resize(920, 640)
         project = session.view.project
         self.calibration = DataPage(
             session,
@@ -96,11 +97,11 @@ class DataWizard(QDialog):
             page.preview()
 
 
-class DataPage(Page):
-    """One data set: where it lies, how samples become feeds, and what comes of it."""
+class DataPage(QWidget):
+    """One data set: at the left where it lies and how samples become feeds, at the right what comes of it."""
 
     def __init__(self, session: Session, theme: Theme, words: str, spec: DataSpec | None) -> None:
-        super().__init__("Data set")
+        super().__init__()
         self._session = session
         self._start = spec or DataSpec()
         self._preprocess = self._start.preprocess  # None: as the engine guesses from the model's input
@@ -109,6 +110,7 @@ class DataPage(Page):
         self._turn = 0
         self._closed = False
         self.destroyed.connect(self._forget)
+        self.column, self._right = self._columns()
         self.column.addWidget(label(words, "dim", wrap=True))
         self.none, self.files, self.random = (
             QRadioButton("None"),
@@ -154,18 +156,18 @@ class DataPage(Page):
         self.preprocess.edited.connect(self._edit_preprocess)
         self.column.addWidget(self._preprocess_title)
         self.column.addWidget(self.preprocess)
-        self.column.addWidget(caps("What the model receives", theme))
+        self._right.addWidget(caps("What the model receives", theme))
         self.words = label(role="dim", wrap=True)
-        self.column.addWidget(self.words)
+        self._right.addWidget(self.words)
         self.images = QListWidget()
         self.images.setViewMode(QListWidget.ViewMode.IconMode)
         self.images.setIconSize(QSize(THUMB, THUMB))
         self.images.setResizeMode(QListWidget.ResizeMode.Adjust)
         self.images.setMovement(QListWidget.Movement.Static)
-        self.images.setFixedHeight(THUMB + 48)
+        self.images.setFixedHeight(2 * (THUMB + 32))
         self.images.setAccessibleName("Samples as the model receives them")
         self.images.setToolTip("The first samples after preprocessing, with their labels")
-        self.column.addWidget(self.images)
+        self._right.addWidget(self.images)
         self.inputs = QTableWidget(0, len(INPUT_HEADERS))
         self.inputs.setHorizontalHeaderLabels(list(INPUT_HEADERS))
         self.inputs.horizontalHeader().setDefaultAlignment(
@@ -174,14 +176,15 @@ class DataPage(Page):
         self.inputs.verticalHeader().hide()
         self.inputs.setShowGrid(False)
         self.inputs.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
-        self.inputs.horizontalHeader().setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
+        self.inputs.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         self.inputs.setAccessibleName("Statistics of every input")
         self.inputs.setToolTip("What goes into each input, over the previewed samples")
         self.inputs.setMinimumHeight(96)
-        self.column.addWidget(self.inputs)
+        self._right.addWidget(self.inputs)
         self.rows = label(role="small", wrap=True, selectable=True)
         self.rows.setTextFormat(Qt.TextFormat.PlainText)
-        self.column.addWidget(self.rows)
+        self._right.addWidget(self.rows)
+        self._right.addStretch(1)
         self.column.addStretch(1)
         chosen = self.none if spec is None else self.random if spec.kind == "random" else self.files
         chosen.setChecked(True)
@@ -194,6 +197,18 @@ class DataPage(Page):
         self.path.textChanged.connect(self._changed)
         self.kind.activated.connect(self._changed)
         self._show_controls()
+
+    def _columns(self) -> tuple[QVBoxLayout, QVBoxLayout]:
+        left, right = Page("Where the samples are"), Page("What the model receives")
+        line = QFrame()
+        line.setProperty("role", "column")
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(0)
+        row.addWidget(left, 1)
+        row.addWidget(line)
+        row.addWidget(right, 1)
+        return left.column, right.column
 
     @property
     def spec(self) -> DataSpec | None:

@@ -169,7 +169,7 @@ class Desk(QMainWindow):
         docks, width, height = self.docks, self.width(), self.height()
         across, down = Qt.Orientation.Horizontal, Qt.Orientation.Vertical
         side = max(196, min(260, width * 14 // 100))
-        inspector = max(308, min(400, width * 21 // 100))
+        inspector = max(320, min(400, width * 21 // 100))
         bottom = max(176, min(260, height * 24 // 100))
         above = height - bottom - 1
         middle = above - HEADLINE_HEIGHT - 2

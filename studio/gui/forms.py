@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 from PySide6.QtCore import QObject, Qt, Signal
-from PySide6.QtGui import QWheelEvent
+from PySide6.QtGui import QPaintEvent, QWheelEvent
 from PySide6.QtWidgets import (
     QAbstractSpinBox,
     QCheckBox,
@@ -26,6 +26,9 @@ from PySide6.QtWidgets import (
     QLineEdit,
     QSlider,
     QSpinBox,
+    QStyle,
+    QStyleOptionComboBox,
+    QStylePainter,
     QWidget,
 )
 
@@ -49,6 +52,7 @@ class Field:
         choices: (value, words) in the record's order.
         low / high: bounds, None where there is none.
         optional: None is allowed: not set.
+        zero: what 0 means, in words.
     """
 
     name: str
@@ -61,6 +65,7 @@ class Field:
     high: float | None = None
     optional: bool = False
     advanced: bool = False
+    zero: str = ""
     when: tuple[tuple[str, tuple[Any, ...]], ...] = ()
 
 
@@ -117,6 +122,7 @@ def fields_of(kind: type[Record]) -> tuple[Field, ...]:
                 high=high,
                 optional=hint.optional,
                 advanced=bool(extra.get("advanced")),
+                zero=extra.get("zero", ""),
                 when=tuple((k, tuple(v)) for k, v in extra.get("when", {}).items()),
             )
         )
@@ -254,7 +260,21 @@ class _Check(Control):
 
 
 class Combo(QComboBox):
-    """A combo box that the wheel does not change by accident while the form is scrolled."""
+    """A combo box that elides long words, and that the wheel does not change while a form is scrolled."""
+
+    def paintEvent(self, _event: QPaintEvent) -> None:
+        """Draw what Qt draws, with the words shortened to the room there is."""
+        painter, option = QStylePainter(self), QStyleOptionComboBox()
+        self.initStyleOption(option)
+        if self.currentIndex() < 0:
+            option.currentText = self.placeholderText()
+        control, field = QStyle.ComplexControl.CC_ComboBox, QStyle.SubControl.SC_ComboBoxEditField
+        room = self.style().subControlRect(control, option, field, self).width() - 4
+        option.currentText = self.fontMetrics().elidedText(
+            option.currentText, Qt.TextElideMode.ElideRight, room
+        )
+        painter.drawComplexControl(control, option)
+        painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
 
     def wheelEvent(self, event: QWheelEvent) -> None:
         """Let the form scroll unless this box has the focus."""
@@ -296,7 +316,9 @@ class _Whole(Control):
     def _put(self, value: Any, *, mixed: bool) -> None:
         special = mixed or value is None
         self._box.setMinimum(self._low - 1 if special or self.field.optional else self._low)
-        self._box.setSpecialValueText(MIXED if mixed else "not set" if self.field.optional else "")
+        self._box.setSpecialValueText(
+            MIXED if mixed else "not set" if self.field.optional else self.field.zero
+        )
         self._box.setValue(self._low - 1 if special else int(value))
 
     def _changed(self, value: int) -> None:
@@ -464,10 +486,16 @@ class _Numbers(_Text):
             return None
 
 
+def indent(box: QAbstractSpinBox) -> None:
+    """Let a number begin where the text of other fields begins; style sheets cannot."""
+    box.lineEdit().setTextMargins(7, 0, 0, 0)
+
+
 def _dress(box: QAbstractSpinBox, one: Field) -> None:
     box.setKeyboardTracking(False)
     box.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
     box.setButtonSymbols(QAbstractSpinBox.ButtonSymbols.UpDownArrows)
+    indent(box)
     if one.unit and isinstance(box, QSpinBox | QDoubleSpinBox):
         box.setSuffix(f" {one.unit}")
 

@@ -8,6 +8,7 @@ from PySide6.QtWidgets import QDialog, QFormLayout, QHBoxLayout, QSpinBox, QVBox
 from studio.app.project import Version
 from studio.app.session import Session
 from studio.base import units
+from studio.gui.forms import indent
 from studio.gui.widgets import button, label
 from studio.records.model import Finding, TensorInfo
 
@@ -87,6 +88,7 @@ class SizesDialog(QDialog):
         chosen = dict(project.input_sizes) if project else {}
         for name, size in info.input_sizes if info else ():
             box = QSpinBox()
+            indent(box)
             box.setRange(1, LARGEST_SIZE)
             box.setValue(chosen.get(name, size))
             box.setAccessibleName(f"Size of {name}")

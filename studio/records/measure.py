@@ -114,15 +114,42 @@ class Preprocess(Record, frozen=True, kw_only=True):
     resize: Annotated[
         Literal["stretch", "crop", "pad"],
         Meta(
-            title="Fit", description="Stretch, resize the short side and crop the centre, or pad to a square."
+            title="Fit",
+            description="Stretch, resize the short side and crop the centre, or pad to a square.",
+            extra_json_schema={
+                "choices": {"stretch": "Stretch", "crop": "Crop the centre", "pad": "Pad to a square"}
+            },
         ),
     ] = "crop"
-    crop_share: Annotated[float, Meta(gt=0, le=1, title="Crop share", description="224/256 = 0.875")] = 0.875
-    scale: Annotated[float, Meta(title="Scale")] = 1 / 255
-    mean: Annotated[tuple[float, ...], Meta(title="Mean")] = (0.485, 0.456, 0.406)
-    std: Annotated[tuple[float, ...], Meta(title="Deviation")] = (0.229, 0.224, 0.225)
-    channels: Annotated[Literal["rgb", "bgr", "gray"], Meta(title="Channel order")] = "rgb"
-    layout: Annotated[Literal["nchw", "nhwc"], Meta(title="Layout")] = "nchw"
+    crop_share: Annotated[
+        float,
+        Meta(gt=0, le=1, title="Crop share", description="Of the short side; 224/256 = 0.875."),
+    ] = 0.875
+    scale: Annotated[
+        float, Meta(title="Scale", description="Pixels are multiplied by it; 1/255 = 0.00392.")
+    ] = 1 / 255
+    mean: Annotated[
+        tuple[float, ...], Meta(title="Mean", description="Subtracted after scaling, one a channel.")
+    ] = (0.485, 0.456, 0.406)
+    std: Annotated[
+        tuple[float, ...], Meta(title="Deviation", description="Divided by at last, one a channel.")
+    ] = (0.229, 0.224, 0.225)
+    channels: Annotated[
+        Literal["rgb", "bgr", "gray"],
+        Meta(
+            title="Channels",
+            description="Their order as the model was trained.",
+            extra_json_schema={"choices": {"rgb": "RGB", "bgr": "BGR", "gray": "Grey"}},
+        ),
+    ] = "rgb"
+    layout: Annotated[
+        Literal["nchw", "nhwc"],
+        Meta(
+            title="Layout",
+            description="Of the model's input.",
+            extra_json_schema={"choices": {"nchw": "Channels first (NCHW)", "nhwc": "Channels last (NHWC)"}},
+        ),
+    ] = "nchw"
 
 
 class DataSpec(Record, frozen=True, kw_only=True):
@@ -140,7 +167,15 @@ class DataSpec(Record, frozen=True, kw_only=True):
 
     path: str = ""
     kind: Literal["auto", "npz", "npz_folder", "npy", "images", "csv", "random"] = "auto"
-    limit: Annotated[int, Meta(ge=0, title="At most", description="Use so many samples; 0 = all.")] = 0
+    limit: Annotated[
+        int,
+        Meta(
+            ge=0,
+            title="At most",
+            description="Use so many samples; 0 = all.",
+            extra_json_schema={"zero": "all"},
+        ),
+    ] = 0
     shuffle: Annotated[
         bool, Meta(title="Shuffle", description="Draw the samples at random instead of taking the first.")
     ] = False
@@ -165,7 +200,7 @@ class DataSpec(Record, frozen=True, kw_only=True):
             ge=0,
             title="Batch",
             description="Samples per run; 0 = what the model and memory allow.",
-            extra_json_schema={"advanced": True},
+            extra_json_schema={"advanced": True, "zero": "automatic"},
         ),
     ] = 0
     preprocess: Preprocess | None = None

@@ -38,7 +38,7 @@ class Inspector(QTabWidget):
         super().__init__(parent)
         self.setObjectName("panel")
         self.setAccessibleName("Inspector")
-        self.setMinimumWidth(308)
+        self.setMinimumWidth(320)
         self.setUsesScrollButtons(False)
         self.setDocumentMode(True)
         self.tabBar().setDrawBase(False)
