@@ -299,9 +299,7 @@ class Overview(Canvas):
         return tuple(self._of_layer) if self._boxes else ()
 
     def _bring_into_sight(self, box: QRectF) -> None:
-        seen = self._scene_rect()
-        margin = min(seen.width(), seen.height()) * 0.08
-        if not seen.adjusted(margin, margin, -margin, -margin).contains(box):
+        if not self._scene_rect().contains(box):
             self._origin = QPointF(self.width() / 2, self.height() / 2) - box.center() * self._zoom
             self._touched = True
 
