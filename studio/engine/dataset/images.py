@@ -60,6 +60,10 @@ class Images:
         """See `Source`."""
         yield np.array([self.files[index][1] for index in order])
 
+    def class_name(self, label: int) -> str:
+        """What the folder of a class is called."""
+        return next((path.parent.name for path, number in self.files if number == label), "")
+
 
 def prepare(path: Path, how: Preprocess) -> Array:
     """What the model receives of one image: float32 (C, H, W) or (H, W, C).

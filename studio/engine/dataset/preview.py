@@ -54,7 +54,7 @@ def preview(data: Dataset, folder: Path | None, progress: Progress) -> DataPrevi
         inputs=tuple(spread.line(name) for name, spread in ranges.items()),
         images=tuple(str(path) for path in images),
         rows=tuple(_row_text(batch) for batch in samples),
-        labels=tuple(_label_text(batch.labels) for batch in samples),
+        labels=tuple(_label_text(data, batch.labels) for batch in samples),
     )
 
 
@@ -101,10 +101,14 @@ def _row_text(batch: Batch) -> str:
     return " · ".join(parts)
 
 
-def _label_text(labels: Array | None) -> str:
+def _label_text(data: Dataset, labels: Array | None) -> str:
+    """'3', '3 (cat)' where a folder gives the class its name; '' for unlabelled."""
     if labels is None or (labels == UNLABELLED).all():
         return ""
     values = labels.reshape(-1)
+    if isinstance(data.source, Images):
+        name = data.source.class_name(int(values[0]))
+        return str(values[0]) if name == str(values[0]) else f"{values[0]} ({name})"
     return ", ".join(str(v) for v in values[:_VALUES]) + (", …" if values.size > _VALUES else "")
 
 

@@ -129,7 +129,7 @@ def test_a_preview_shows_pictures_and_statistics(tmp_path: Path) -> None:
         picture(tmp_path / "set" / name / "a.png", color=(0, 128, 255))
     data = open_data(DataSpec(path=str(tmp_path / "set")), (PHOTO,))
     shown = preview(data, tmp_path / "out", Progress())
-    assert shown.labels == ("0", "1")
+    assert shown.labels == ("0 (cat)", "1 (dog)")
     assert shown.inputs[0][:3] == ("x", "float32", "2×3×8×8")
     with Image.open(shown.images[0]) as image:
         assert image.getpixel((4, 4)) == (0, 128, 255)
