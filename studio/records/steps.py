@@ -390,6 +390,33 @@ class Factorize(Settings, frozen=True, kw_only=True, tag="factorize"):
         return f"Rank, {self.params:.0%} weights".replace("%", " %")
 
 
+class RemoveBlocks(Settings, frozen=True, kw_only=True, tag="remove_blocks"):
+    """Depth pruning: whole residual blocks leave the graph."""
+
+    slot: ClassVar[Slot] = "prune"
+    title: ClassVar[str] = "Remove blocks"
+    summary: ClassVar[str] = (
+        "Takes out whole residual blocks (of a ResNet, of a transformer) that the answers miss least: fewer layers, "
+        "faster in proportion. Distil afterwards."
+    )
+    needs: ClassVar[Literal["nothing", "calibration", "labels"]] = "calibration"
+
+    blocks: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1000,
+            title="Blocks",
+            description="How many go; an attention and a feed-forward part count apart.",
+        ),
+    ] = 1
+
+    @property
+    def chip(self) -> str:
+        """See `Settings.chip`."""
+        return f"−{self.blocks} block{'s' if self.blocks > 1 else ''}"
+
+
 class Training(Settings, frozen=True, kw_only=True):
     """What every kind of training can be told."""
 
@@ -551,6 +578,7 @@ AnySettings: TypeAlias = (
     | QuantizeStatic
     | Sparsify
     | PruneChannels
+    | RemoveBlocks
     | Factorize
     | Finetune
     | Distill
@@ -563,6 +591,7 @@ SETTINGS: tuple[type[Settings], ...] = (
     QuantizeStatic,
     Sparsify,
     PruneChannels,
+    RemoveBlocks,
     Factorize,
     Finetune,
     Distill,

@@ -36,6 +36,10 @@ def find(settings: steps.Settings) -> Technique:
             from studio.engine.techniques.sparsify import Sparsity
 
             return Sparsity()
+        case steps.RemoveBlocks():
+            from studio.engine.techniques.remove_blocks import DepthPruning
+
+            return DepthPruning()
         case steps.Factorize():
             from studio.engine.techniques.factorize import LowRank
 

@@ -35,6 +35,7 @@ EXAMPLES: tuple[steps.AnySettings, ...] = (
     steps.Sparsify(pattern="2:4"),
     steps.PruneChannels(ratio=0.5),
     steps.PruneChannels(macs=0.7, inside="both", refit=False),
+    steps.RemoveBlocks(),
     steps.Factorize(params=0.85),
     steps.Qat(weights=8, steps=2, batch=4),
     steps.Factorize(params=0.9, spread="even", data_aware=False),
