@@ -127,3 +127,94 @@ def _solve(m: Moments, w0: Array, b0: Array, ridge: float, *, intercept: bool) -
     w = w0 + cho_solve(factor, (c - w0 @ g).T, check_finite=False).T
     b = (m.y - w @ m.x) / m.n if intercept else b0
     return w, b
+
+
+Rows: TypeAlias = tuple[Array, Array]  # x (n, k), y (n, r)
+Bounds: TypeAlias = tuple[float, float]  # of the activation behind: values outside are all the same to it
+
+_ROUNDS = 3
+
+
+def rectified(
+    rows: tuple[Rows, Rows], halves: tuple[Moments, Moments], start: Fit, w0: Array, b0: Array, bounds: Bounds
+) -> Fit:
+    """Fit anew what the activation lets through: where target and fit are both clipped, nothing is asked.
+
+    Targets outside the bounds move to the fit as long as that is outside, too (a majorising step each round).
+    It is kept where the half that was not fitted agrees.
+
+    Source: Zhang et al., Accelerating Very Deep Convolutional Networks, 2015, section 3.2 (nonlinear case).
+    """
+    first, second = halves
+    if not first.n or not second.n:
+        return start
+    trial = _solve(first, w0, b0, start.ridge, intercept=True)
+    if trial is None:
+        return start
+    better = _rounds(rows[0], first, trial, w0, b0, start.ridge, bounds)
+    if _clipped_error(rows[1], better, bounds) >= _clipped_error(rows[1], trial, bounds):
+        return start
+    both = np.concatenate([rows[0][0], rows[1][0]]), np.concatenate([rows[0][1], rows[1][1]])
+    w, b = _rounds(both, first + second, (start.w, start.b), w0, b0, start.ridge, bounds)
+    return Fit(w, b, start.ridge, start.error, start.before)
+
+
+def _rounds(
+    rows: Rows, m: Moments, found: tuple[Array, Array], w0: Array, b0: Array, ridge: float, bounds: Bounds
+) -> tuple[Array, Array]:
+    x, y = rows
+    low, high = bounds
+    for _ in range(_ROUNDS):
+        fitted = x @ found[0].T.astype(np.float32) + found[1].astype(np.float32)
+        wanted = np.where(y <= low, np.minimum(fitted, low), np.where(y >= high, np.maximum(fitted, high), y))
+        moved = Moments(
+            m.n, m.x, wanted.sum(axis=0, dtype=np.float64), m.xx, (wanted.T @ x).astype(np.float64), m.yy
+        )
+        solved = _solve(moved, w0, b0, ridge, intercept=True)
+        if solved is None:
+            break
+        found = solved
+    return found
+
+
+def _clipped_error(rows: Rows, found: tuple[Array, Array], bounds: Bounds) -> float:
+    x, y = rows
+    fitted = x @ found[0].T.astype(np.float32) + found[1].astype(np.float32)
+    return float(np.square(np.clip(fitted, *bounds) - np.clip(y, *bounds), dtype=np.float64).sum())
+
+
+class Problem:
+    """One least-squares problem while its rows arrive.
+
+    Args:
+        bounds: of the activation behind; given, the rows are held for `rectified`.
+    """
+
+    def __init__(self, bounds: Bounds | None = None) -> None:
+        self._halves = (Moments(), Moments())
+        self._rows: tuple[list[Rows], list[Rows]] = ([], [])
+        self._bounds = bounds
+
+    def add(self, x: Array, y: Array, number: int | None) -> None:
+        """Add rows; feeds take turns between the halves by their number, a single feed (None) is divided."""
+        middle = len(x) // 2
+        pieces = (
+            ((number % 2, x, y),)
+            if number is not None
+            else ((0, x[:middle], y[:middle]), (1, x[middle:], y[middle:]))
+        )
+        for half, rows, wanted in pieces:
+            self._halves[half].add(rows, wanted)
+            if self._bounds is not None:
+                self._rows[half].append((rows, wanted))
+
+    def solve(self, w0: Array, b0: Array, *, intercept: bool) -> Fit:
+        """The weights (r, k) and bias (r,) nearest to the given ones that the rows want."""
+        found = fit(self._halves, w0, b0, intercept=intercept)
+        if self._bounds is None or not intercept or not all(self._rows):
+            return found
+        joined = tuple(
+            (np.concatenate([x for x, _ in half]), np.concatenate([y for _, y in half]))
+            for half in self._rows
+        )
+        return rectified((joined[0], joined[1]), self._halves, found, w0, b0, self._bounds)

@@ -17,8 +17,8 @@ from studio.engine.execute import stream
 from studio.engine.graph import Model
 from studio.engine.pruning.linear import Array, Linear
 
-_ROWS_PER_COLUMN = 16
-_LEAST_ROWS = 4096
+_ROWS_PER_COLUMN = 32
+_LEAST_ROWS = 8192
 _MOST_ROWS = 40_000
 _BYTES = 1 << 30  # of all matrices held at a time; more layers mean another walk over the data
 

@@ -24,7 +24,7 @@ from studio.engine.graph import constant, holder
 from studio.engine.groups.cut import Twins
 from studio.engine.groups.grouping import kept
 from studio.engine.groups.trace import Trace
-from studio.engine.pruning.least_squares import Fit, Moments, fit
+from studio.engine.pruning.least_squares import Bounds, Fit, Problem
 from studio.engine.pruning.linear import Linear, linear
 from studio.engine.pruning.moments import columns_of, row_budget, sample
 from studio.engine.pruning.stepper import Stepper
@@ -123,25 +123,26 @@ class Refit:
         ys, aware = self._targets_of(target)
         partner = self._waiting.pop(target.total[0], None) if target.total is not None else None
         budget = row_budget(columns_of(target.after))
-        halves = [(Moments(), Moments()) for _ in range(target.after.groups)]
-        both = (Moments(), Moments())
+        bounds = _bounds(target.old.outputs[0]) if target.after.groups == 1 else None
+        problems = [Problem(bounds) for _ in range(target.after.groups)]
+        both = Problem(_bounds(target.total[0]) if target.total is not None else None)
         kept_rows: list[_Rows] = []
         for number, (x, y) in enumerate(zip(xs, ys, strict=True)):
-            share = -(-budget // max(1, len(xs)))
-            at = (
-                sample(self._rng, target.after.positions(y.shape), share)
-                if partner is None
-                else partner[1][number].at
-            )
+            turn = number if len(xs) > 1 else None
+            if partner is None:
+                share = -(-budget // max(1, len(xs)))
+                at = sample(self._rng, target.after.positions(y.shape), share)
+            else:
+                at = partner[1][number].at
             rows, wanted = target.after.rows(x, y.shape, at), target.after.targets(y, at)
-            for group, (r, w) in enumerate(zip(rows, wanted, strict=True)):
-                _divide(halves[group], number if len(xs) > 1 else None, r, w)
             if partner is not None and aware:
-                before = partner[1][number]
-                joint = np.concatenate([before.x, rows[0]], axis=1)
-                _divide(
-                    both, number if len(xs) > 1 else None, joint, wanted[0] + self._now(partner[0], before.x)
+                other = partner[1][number].x
+                both.add(
+                    np.concatenate([other, rows[0]], axis=1), wanted[0] + self._now(partner[0], other), turn
                 )
+            else:
+                for problem, r, w in zip(problems, rows, wanted, strict=True):
+                    problem.add(r, w, turn)
             if not aware and target.total is not None and target.joins:
                 kept_rows.append(_Rows(at, rows[0]))
         if kept_rows and target.total is not None:
@@ -153,7 +154,7 @@ class Refit:
             result = self._store_pair(partner[0], target, both)
             self._cut.redo(partner[0].new)
             return result
-        return self._store(target, halves)
+        return self._store(target, problems)
 
     # ------------------------------------------------------------------ choosing
 
@@ -221,7 +222,7 @@ class Refit:
             return np.ones(dims[axis] if dims else 0, bool)
         return kept(self._trace, self._gone, np.asarray(labels[axis]))
 
-    def _store(self, target: Target, halves: list[tuple[Moments, Moments]]) -> Refitted:
+    def _store(self, target: Target, problems: list[Problem]) -> Refitted:
         weight, view = constant(target.new.inputs[1]), target.after
         if weight is None:
             raise ValueError("a layer without weights")
@@ -231,7 +232,8 @@ class Refit:
             np.zeros(w0.shape[:2]) if bias is None else bias.numpy().astype(np.float64).reshape(w0.shape[:2])
         )
         fits: list[Fit] = [
-            fit(h, w, b, intercept=bias is not None) for h, w, b in zip(halves, w0, old, strict=True)
+            problem.solve(w, b, intercept=bias is not None)
+            for problem, w, b in zip(problems, w0, old, strict=True)
         ]
         _set(target, np.stack([f.w for f in fits]), np.stack([f.b for f in fits]))
         before, after = (float(np.mean([getattr(f, name) for f in fits])) for name in ("before", "error"))
@@ -244,7 +246,7 @@ class Refit:
             raise ValueError("a layer without weights")
         return np.asarray(x @ target.after.matrix(weight.numpy())[0].T + bias.numpy().reshape(-1))
 
-    def _store_pair(self, first: Target, second: Target, halves: tuple[Moments, Moments]) -> Refitted:
+    def _store_pair(self, first: Target, second: Target, problem: Problem) -> Refitted:
         """Fit two layers together whose outputs are added: their inputs side by side, one bias for both."""
         matrices, biases = [], []
         for target in (first, second):
@@ -253,7 +255,7 @@ class Refit:
                 raise ValueError("a layer without weights")
             matrices.append(target.after.matrix(weight.numpy().astype(np.float64))[0])
             biases.append(bias.numpy().astype(np.float64).reshape(-1))
-        found = fit(halves, np.concatenate(matrices, axis=1), biases[0] + biases[1], intercept=True)
+        found = problem.solve(np.concatenate(matrices, axis=1), biases[0] + biases[1], intercept=True)
         border = matrices[0].shape[1]
         for target, w, b in (
             (first, found.w[:, :border], biases[0]),
@@ -355,14 +357,29 @@ def _set(target: Target, matrices: Array, bias: Array) -> None:
         set_constant(target.bias, ir.tensor(data, name=held.name))
 
 
-def _divide(halves: tuple[Moments, Moments], number: int | None, x: Array, y: Array) -> None:
-    """Feeds take turns between the halves; a single feed (number None) is divided."""
-    if number is not None:
-        halves[number % 2].add(x, y)
-        return
-    middle = len(x) // 2
-    halves[0].add(x[:middle], y[:middle])
-    halves[1].add(x[middle:], y[middle:])
+def _bounds(value: ir.Value) -> Bounds | None:
+    """Between which values the only user of a value lets it through; None where that is no simple activation."""
+    users = tuple(value.uses())
+    if len(users) != 1 or value.is_graph_output():
+        return None
+    node = users[0].node
+    if node.op_type == "Relu":
+        return 0.0, np.inf
+    if node.op_type != "Clip":
+        return None
+    low, high = _limit(node, 1, "min", -np.inf), _limit(node, 2, "max", np.inf)
+    return None if low is None or high is None else (low, high)
+
+
+def _limit(node: ir.Node, position: int, name: str, default: float) -> float | None:
+    """A bound of a Clip: input, attribute (before opset 11) or default; None where it is computed."""
+    value = node.inputs[position] if position < len(node.inputs) else None
+    tensor = constant(value)
+    if tensor is not None:
+        return float(tensor.numpy().reshape(-1)[0])
+    if value is not None:
+        return None
+    return node.attributes[name].as_float() if name in node.attributes else default
 
 
 def behind(trace: Trace, gone: Array) -> list[ir.Node]:
