@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from PySide6.QtCore import QCoreApplication, QObject, QPoint, Qt, QTimer, QUrl, Signal, Slot
+from PySide6.QtCore import QCoreApplication, QObject, QPoint, Qt, QUrl, Signal, Slot
 from PySide6.QtGui import QColor
 from PySide6.QtWidgets import QVBoxLayout, QWidget
 
@@ -84,9 +84,7 @@ class NetronView(Canvas):
 
         self._theme = theme
         self._files = Files()
-        self._waiting: list[str] = []  # commands until the page is up, then until the event loop turns
-        self._soon = QTimer(self, singleShot=True, interval=0)
-        self._soon.timeout.connect(self._flush)
+        self._waiting: list[str] = []  # commands until the page is up
         self._started = False
         self._number = 0
         self._options: dict[str, object] = {"direction": "horizontal", "shapes": False}
@@ -191,19 +189,18 @@ class NetronView(Canvas):
         return list(found.nodes or (found.key,))
 
     def _call(self, name: str, *arguments: object) -> None:
-        self._waiting.append(f"window.studio.{name}({', '.join(json.dumps(a) for a in arguments)});")
-        if self._started:
-            self._soon.start()
-
-    def _flush(self) -> None:
-        """Everything asked since the last turn of the event loop, at once: one frame shows all of it."""
-        if self._view is not None and self._waiting:
-            self.page.runJavaScript(f"{''.join(self._waiting)} undefined")
-        self._waiting.clear()
+        script = f"window.studio.{name}({', '.join(json.dumps(a) for a in arguments)}); undefined"
+        if not self._started:
+            self._waiting.append(script)
+        elif self._view is not None:
+            self.page.runJavaScript(script)
 
     def _begin(self) -> None:
         self._started = True
         self._recolor()
+        for script in self._waiting:
+            self.page.runJavaScript(script)
+        self._waiting.clear()
 
     def _clicked(self, key: str, path: str, adding: bool) -> None:
         self.picked.emit(self._layer_at(key, path), adding)
