@@ -256,6 +256,8 @@ def _bind(model: Model, path: Path, data: memoryview) -> tuple[mmap.mmap, ...]:
     maps: dict[str, memoryview] = {_HERE: data}
 
     def bind(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
+        if tensor.dtype == ir.DataType.UNDEFINED:
+            raise StudioError(f"the weight '{name}' has no element type")
         if isinstance(tensor, ir.TensorProtoTensor):
             return _small(tensor, name)
         if not isinstance(tensor, ir.ExternalTensor):

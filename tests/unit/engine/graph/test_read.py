@@ -173,6 +173,12 @@ def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
     assert "is no text" in refusal(tmp_path / "m.onnx")
 
 
+def test_a_weight_without_an_element_type_is_refused(tmp_path: Path) -> None:
+    proto = models.dense(8)
+    proto.graph.initializer[0].ClearField("data_type")
+    assert "'w'" in refusal(models.write(proto, tmp_path / "m.onnx"))
+
+
 def test_far_too_many_nodes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("studio.engine.graph.read._MAX_NODES", 1)
     assert "2 nodes" in refusal(models.write(models.dense(8), tmp_path / "m.onnx"))
