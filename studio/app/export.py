@@ -10,7 +10,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -56,8 +56,8 @@ class Exported(Record, frozen=True, kw_only=True):
         return self.check is not None and self.check.valid and self.check.loads
 
 
-def check_target(target: Path, inputs: Iterable[Path]) -> None:
-    """Refuse a target that cannot be written or that is one of the inputs.
+def check_target(target: Path, inputs: Iterable[Path], suffixes: Sequence[str] = (".onnx",)) -> None:
+    """Refuse a target that cannot be written, that is one of the inputs, or that holds something else.
 
     Raises:
         StudioError: in words.
@@ -72,6 +72,11 @@ def check_target(target: Path, inputs: Iterable[Path]) -> None:
     for source in inputs:
         if source.exists() and target.exists() and target.samefile(source):
             raise StudioError(what, "it is the model that was opened", "The original is never altered.")
+    if target.exists() and target.suffix not in suffixes:
+        # It may be the weights of a model, or somebody's data.
+        raise StudioError(
+            what, f"it exists and does not end in {' or '.join(suffixes)}", "Choose another name."
+        )
 
 
 @contextlib.contextmanager

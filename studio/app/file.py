@@ -124,10 +124,16 @@ def _gather(project: Project, models: Path, run: Run, high: float) -> None:
 
 def _relative(project: Project) -> Project:
     """The project as it lies on disk: paths inside it, and no files of this session."""
-    versions = tuple(replace(v, file=f"models/{v.digest}/{MODEL}", stripped="") for v in project.versions)
+    versions = tuple(_at(v, f"models/{v.digest}/{MODEL}") for v in project.versions)
     shown = {v.id for v in versions}
     parked = tuple(item for item in project.parked if item[0] in shown)
     return replace(project, path="", versions=versions, removed=(), parked=parked)
+
+
+def _at(version: Version, file: str) -> Version:
+    """The version with its model at another place; the weightless copy is made anew when it is needed."""
+    info = replace(version.info, path=file) if version.info is not None else None
+    return replace(version, file=file, info=info, stripped="")
 
 
 def _content(project: Project) -> bytes:
@@ -225,7 +231,7 @@ def _located(version: Version, models: Path, name: str) -> Version:
     file = Store(models).path(version.digest)
     if not file.is_file() or file.is_symlink() or file.parent.is_symlink():
         raise StudioError(f"Cannot open {name}", f"the model of its version '{version.name}' is missing")
-    return replace(version, file=str(file), stripped="")
+    return _at(version, str(file))
 
 
 # ---------------------------------------------------------------- crashes
@@ -285,7 +291,7 @@ def _taken_over(version: Version, models: Path, store: Store) -> Version:
         if version.digest not in store:
             # Linked, not copied: files of a store are never changed.
             shutil.copytree(source.parent, target, copy_function=os.link)
-        return replace(version, file=str(store.path(version.digest)), stripped="")
+        return _at(version, str(store.path(version.digest)))
     return replace(version, stripped="")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,9 +73,8 @@ def compress(order: Order) -> None:
     watch = Stopwatch()
     recipe = recipe_of(order)
     calibration, evaluation = data(order.calibration), data(order.evaluation)
-    outputs = [path for path in (order.output, order.save_recipe, order.report) if path is not None]
-    for output in outputs:
-        check_target(output.absolute(), [order.model, *([order.recipe] if order.recipe else [])])
+    for output, suffixes in _outputs(order):
+        check_target(output.absolute(), [order.model], suffixes)
     with Terminal() as terminal:
         outcome = _carry_out(terminal, order, recipe, calibration, evaluation, watch)
         if order.save_recipe is not None:
@@ -85,6 +85,15 @@ def compress(order: Order) -> None:
             terminal.json(_json(outcome))
         else:
             _print(terminal, outcome)
+
+
+def _outputs(order: Order) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """What is to be written, and how its name may end where it exists already."""
+    yield order.output, (".onnx",)
+    if order.save_recipe is not None:
+        yield order.save_recipe, (".yaml", ".yml")
+    if order.report is not None:
+        yield order.report, (".html", ".htm")
 
 
 def recipe_of(order: Order) -> Recipe:

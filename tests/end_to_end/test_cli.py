@@ -360,6 +360,13 @@ def test_the_input_is_never_the_output(tmp_path: Path) -> None:
     assert model.read_bytes() == before
 
 
+def test_a_file_of_another_kind_is_not_overwritten(net: Path, tmp_path: Path) -> None:
+    weights_of_another = tmp_path / "other.onnx.data"
+    weights_of_another.write_bytes(b"precious")
+    assert "does not end in .onnx" in refused("compress", net, "-o", weights_of_another, "--step", "fp16")
+    assert weights_of_another.read_bytes() == b"precious"
+
+
 @pytest.mark.parametrize("target", ["missing/o.onnx", ".", "/proc/o.onnx"])
 def test_a_place_that_cannot_be_written_is_one_sentence(net: Path, tmp_path: Path, target: str) -> None:
     assert "Cannot write" in refused("compress", net, "-o", tmp_path / target, "--step", "fp16")
