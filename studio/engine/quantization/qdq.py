@@ -210,9 +210,11 @@ def _dequantized(
     inputs = [
         edit.add_constant(model, graph, f"{name}_quantized", q),
         edit.add_constant(model, graph, f"{name}_scale", scale),
-        # onnxruntime fuses Gemm only where the zero point is there, even if it is zero.
-        edit.add_constant(model, graph, f"{name}_zero", np.zeros(scale.shape, q.dtype)),
     ]
+    if (
+        node.op_type != "Conv"
+    ):  # onnxruntime fuses Gemm only where the zero point is there, even if it is zero
+        inputs.append(edit.add_constant(model, graph, f"{name}_zero", np.zeros(scale.shape, q.dtype)))
     attributes = {} if axis is None else {"axis": axis}
     restore = edit.make_node(
         model, "DequantizeLinear", inputs, attributes, name=f"{name}_restore", dtype=ir.DataType.FLOAT

@@ -53,12 +53,19 @@ class Workshop:
     def __init__(
         self, model: Model, shapes: Shapes, keys: Iterable[str], *, per_channel: bool = True
     ) -> None:
-        self.model = simplify(model, 13, shapes)
-        self.shapes = shapes
-        self.per_channel = per_channel
+        self._settle(simplify(model, 13, shapes), shapes, keys, per_channel=per_channel)
+
+    def _settle(self, simple: Model, shapes: Shapes, keys: Iterable[str], *, per_channel: bool) -> None:
+        self.model, self.shapes, self.per_channel = simple, shapes, per_channel
         wanted = set(keys)
-        self.layers = {node_key(n): n for n in self.model.graph if node_key(n) in wanted and fits(n)}
-        self.placed = place(self.model, set(self.layers.values()))
+        self.layers = {node_key(n): n for n in simple.graph if node_key(n) in wanted and fits(n)}
+        self.placed = place(simple, set(self.layers.values()))
+
+    def without(self, keys: Iterable[str]) -> Workshop:
+        """The same model with fewer layers on integers."""
+        left = Workshop.__new__(Workshop)
+        left._settle(self.model, self.shapes, set(self.layers) - set(keys), per_channel=self.per_channel)
+        return left
 
     def watches(self) -> list[Watch]:
         """The sites, as values to be watched."""

@@ -34,6 +34,16 @@ class StaticInt8:
         refusals = [r for name in step.layers if (r := _why_not(listing.nodes[name])) is not None]
         refused = {r.layer for r in refusals}
         chosen = [name for name in step.layers if name not in refused]
+        kept = _kept(listing, step, chosen, context)
+        refusals += [
+            Refusal(
+                layer=name,
+                reason=f"8-bit inputs would leave {kept[name]:.0f} dB at its output: kept in float",
+                hint="Its channels differ too much in range for one scale.",
+            )
+            for name in kept
+        ]
+        chosen = [name for name in chosen if name not in kept]
         if not chosen:
             return promise(listing, step, None, {}, refusals)
         shop = _workshop(listing, step, chosen)
@@ -74,6 +84,19 @@ class StaticInt8:
 
 def _settings(step: Step) -> QuantizeStatic:
     return cast("QuantizeStatic", step.settings)
+
+
+def _kept(listing: Listing, step: Step, names: list[str], context: Context) -> dict[str, float]:
+    """Layers that the careful preset keeps in float, with the dB that they would have; looked for once."""
+    if _settings(step).preset != "careful" or context.calibration is None or len(names) < 2:
+        return {}
+    key = ("kept", id(context.calibration), tuple(names))
+    if key not in context.memo:
+        shop = _workshop(listing, step, names)
+        found = recipe.Work(shop, context.calibration, context.progress, context.threads).kept_in_float()
+        by_key = {listing.nodes[name].record.key: name for name in names}
+        context.memo[key] = {by_key[k]: db for k, db in found.items()}
+    return cast("dict[str, float]", context.memo[key])
 
 
 def _workshop(listing: Listing, step: Step, names: list[str]) -> Workshop:

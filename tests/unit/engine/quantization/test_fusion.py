@@ -1,0 +1,147 @@
+"""What static int8 writes really becomes integer kernels in onnxruntime."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto
+from support import nets
+from support.nets import Net
+
+from studio.base.errors import StudioError
+from studio.engine import execute
+from studio.engine.graph import Model, infer_shapes
+from studio.engine.layers import list_layers
+from studio.engine.quantization import grids
+from studio.engine.quantization import weights as integers
+from studio.engine.quantization.calibrate import Watch, choose_range, observe
+from studio.engine.quantization.static import Choice, Workshop, ranges_of
+
+Array = npt.NDArray[Any]
+
+
+def kernels(model: Model, folder: Path) -> Counter[str]:
+    path = folder / "optimized.onnx"
+    execute.session(model, threads=1, optimized=path)
+    return Counter(node.op_type for node in onnx.load(path).graph.node)
+
+
+def quantized(model: Model, feed: dict[str, Array], keys: list[str] | None = None) -> Model:
+    listing = list_layers(model, {"N": 2})
+    shop = Workshop(model, listing.shapes, keys or [layer.key for layer in listing.layers])
+    ranges = ranges_of(
+        observe(shop.model, shop.watches(), [feed], threads=1), lambda o: choose_range(o, "minmax")
+    )
+    found = {key: integers.per_channel(shop.weight(key), shop.axis(key)) for key in shop.layers}
+    return shop.build(Choice(found, ranges))
+
+
+def sqnr(model: Model, other: Model, feed: dict[str, Array]) -> float:
+    a, b = (execute.run(execute.session(m, threads=1), feed)[0] for m in (model, other))
+    return grids.sqnr_db(a, b)
+
+
+def test_a_residual_network_runs_on_integers_from_end_to_end(tmp_path: Path) -> None:
+    model = Model(ir.from_proto(nets.cnn(constants=True, opset=12)))
+    feed = nets.feed("cnn", 8)
+    result = quantized(model, feed)
+    found = kernels(result, tmp_path)
+    assert found["QLinearConv"] == 4
+    assert found["QLinearAdd"] == found["QLinearGlobalAveragePool"] == found["QGemm"] == 1
+    assert not found.keys() & {"Conv", "FusedConv", "Gemm", "Relu", "Clip", "Add"}
+    assert sqnr(model, result, feed) > 25
+
+
+def _gated(net: Net) -> Model:
+    x = net.add("Conv", ["x", net.weight("w", 8, 3, 3, 3), net.weight("b", 8)], "conv")
+    x = net.add("HardSwish", [x], "swish")
+    x = net.add("Mul", [x, net.constant("gain", np.float32(1.3))], "gained")
+    x = net.add("Add", [x, net.constant("lift", np.float32(-0.4))], "lifted")
+    p = net.add("GlobalAveragePool", [x], "pooled")
+    g = net.add("Conv", [p, net.weight("w2", 8, 8, 1, 1), net.weight("b2", 8)], "gate")
+    x = net.add("Mul", [x, net.add("HardSigmoid", [g], "sigmoid")], "gated")
+    x = net.add("MaxPool", [x], "small", kernel_shape=[2, 2], strides=[2, 2])
+    up = net.add(
+        "Resize", [x, "", net.constant("scales", np.array([1, 1, 2, 2], np.float32))], "up", mode="nearest"
+    )
+    x = net.add(
+        "Concat",
+        [
+            up,
+            net.add(
+                "Slice",
+                [up, *(net.constant(n, np.array([v], np.int64)) for n, v in (("s", 0), ("e", 4), ("a", 1)))],
+                "part",
+            ),
+        ],
+        "joined",
+        axis=1,
+    )
+    net.add("Conv", [x, net.weight("w3", 4, 12, 3, 3), net.weight("b3", 4)], "y", pads=[1] * 4)
+    return Model(
+        ir.from_proto(
+            net.build(
+                {"x": (TensorProto.FLOAT, ["N", 3, 10, 10])}, {"y": (TensorProto.FLOAT, ["N", 4, "H", "W"])}
+            )
+        )
+    )
+
+
+def test_gates_with_scales_and_shifts_cost_two_integer_operators(tmp_path: Path) -> None:
+    model = _gated(Net(5))
+    feed = {"x": np.random.default_rng(0).normal(size=(4, 3, 10, 10)).astype(np.float32)}
+    result = quantized(model, feed)
+    found = kernels(result, tmp_path)
+    assert found["QLinearConv"] == 3
+    assert found["QLinearAdd"] == 1, "the shift inside hardswish; lift and gain are part of a grid"
+    assert found["QLinearMul"] == 2
+    assert found["QLinearConcat"] == found["MaxPool"] + found["NhwcMaxPool"] == found["Resize"] == 1
+    assert found["DequantizeLinear"] == found["QuantizeLinear"] == 1, "only at the model's ends"
+    assert sqnr(model, result, feed) > 25
+    off = execute.run(execute.session(result, threads=1, optimize="off"), feed)[0]
+    on = execute.run(execute.session(result, threads=1), feed)[0]
+    assert grids.sqnr_db(off, on) > 40, "the fused kernels answer as the standard says"
+
+
+def test_layers_that_were_not_asked_for_stay_in_float(tmp_path: Path) -> None:
+    model = Model(ir.from_proto(nets.cnn()))
+    found = kernels(quantized(model, nets.feed("cnn", 8), ["stem"]), tmp_path)
+    assert found["QLinearConv"] == 1
+
+
+def test_no_samples_and_values_that_are_no_numbers_are_refused_in_words() -> None:
+    model = Model(ir.from_proto(nets.cnn()))
+    watches = [Watch("stem_relu", 4, 0.0)]
+    with pytest.raises(StudioError, match="no sample"):
+        observe(model, watches, [], threads=1)
+    bad = nets.feed("cnn", 1)
+    bad["image"][0, 0, 0, 0] = np.nan
+    with pytest.raises(StudioError, match="NaN"):
+        observe(model, [Watch("point", 4)], [bad], threads=1)
+
+
+def test_ranges_and_means_are_those_of_the_values() -> None:
+    model = Model(ir.from_proto(nets.cnn()))
+    feeds = [nets.feed("cnn", 3, seed) for seed in range(3)]
+    seen = observe(model, [Watch("point", 4), Watch("logits", 2)], feeds, threads=1, samples=True)
+    values = list(execute.stream(model, ["point", "logits"], feeds, threads=1))
+    point, logits = (np.concatenate([v[n] for v in values]) for n in ("point", "logits"))
+    assert seen["point"].low == pytest.approx(point.min())
+    assert seen["point"].high == pytest.approx(point.max())
+    np.testing.assert_allclose(seen["point"].mean, point.mean(axis=(0, 2, 3)), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(seen["logits"].mean, logits.mean(axis=0), rtol=1e-3, atol=1e-4)
+    assert set(seen["point"].sample) <= set(point.ravel())
+
+
+def test_shapes_tell_nothing_that_breaks_a_constant_model() -> None:
+    model = Model(ir.from_proto(nets.cnn(constants=True)))
+    shop = Workshop(model, infer_shapes(model, {"N": 2}), [])
+    assert not shop.layers
+    assert not shop.placed.sites
