@@ -153,7 +153,7 @@ class Board:
         if state == "cancelled":
             self.say(f"{job.title}: cancelled")
         elif state == "done" and job.kind in FIGURES and job.started is not None:
-            self.say(f"{job.title}: {words[:1].lower()}{words[1:]} in {now - job.started:.1f} s")
+            self.say(f"{job.title}: {words} in {now - job.started:.1f} s")
         live = self.view.live
         if live is not None and live.job == job_id and live.running:
             self.change(live=replace(live, running=False))

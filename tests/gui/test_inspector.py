@@ -14,7 +14,7 @@ from studio.gui.selection import Selection
 from studio.gui.theme import Theme
 from studio.records.measure import DataSpec
 from studio.records.model import Cost, Group, Member
-from studio.records.plan import Plan, Refusal
+from studio.records.plan import Action, Plan, Refusal
 from studio.records.steps import QuantizeDynamic, QuantizeStatic, QuantizeWeights, Sparsify, Step
 from studio.records.task import ChannelRange, Histogram, LayerDetail
 from tests.support.canned import FakeSession, busy_view, plan_of
@@ -156,10 +156,15 @@ def test_equal_reasons_are_said_once() -> None:
 
 
 def test_layers_that_shrink_along_are_named_and_blocked_groups_are_not() -> None:
-    members = (Member(layer="a", axis="out", channels=8), Member(layer="b", axis="in", channels=8))
-    groups = (Group(name="a", width=8, members=members), Group(name="c", width=8, members=(Member(layer="a", axis="in", channels=8), Member(layer="d", axis="out", channels=8)), blocked="it feeds an output"))  # fmt: skip
-    plan = Plan(step=Step(settings=Sparsify()), groups=groups, before=Cost(), after=Cost())
+    def group(name: str, *layers: str, blocked: str = "") -> Group:
+        members = tuple(Member(layer=layer, axis="out", channels=8) for layer in layers)
+        return Group(name=name, width=8, members=members, blocked=blocked)
+
+    actions = tuple(Action(layer=name, what="8 → 4", before=Cost(), after=Cost()) for name in "abd")
+    groups = (group("a", "a", "b"), group("c", "a", "d", blocked="it feeds an output"), group("e", "a", "e"))
+    plan = Plan(step=Step(settings=Sparsify()), actions=actions, groups=groups, before=Cost(), after=Cost())
     assert linked_layers((plan,), {"a"}) == ["b"]
+    assert linked_layers((plan,), {"e"}) == []
 
 
 def test_a_rank_is_given_among_all_layers_of_a_scan() -> None:

@@ -65,8 +65,9 @@ def linked_layers(plans: tuple[Plan, ...], chosen: set[str]) -> list[str]:
     """Layers that are not chosen but get narrower along with chosen ones."""
     linked: dict[str, None] = {}
     for plan in plans:
+        narrowed = {action.layer for action in plan.actions}
         for group in plan.groups:
-            members = [member.layer for member in group.members]
+            members = [member.layer for member in group.members if member.layer in narrowed]
             if not group.blocked and chosen.intersection(members):
                 linked |= dict.fromkeys(name for name in members if name not in chosen)
     return list(linked)
