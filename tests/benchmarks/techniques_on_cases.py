@@ -71,20 +71,23 @@ def row(name: str, step: str, folder: Path, kit: Path, arguments: argparse.Names
     output.unlink(missing_ok=True)
     head = f"{name:20} {step:34}"
     started = time.perf_counter()
-    code, _out, error = run(
+    code, told, error = run(
         sys.executable, "-m", "studio", "compress", folder / "model.onnx", "-o", output, "--step", step, "--yes",
-        "--calibration", data_of(folder, "calibration"), "--json", "--no-measure",
+        "--calibration", data_of(folder, "calibration"), "--json",
+        "--measure" if arguments.latency else "--no-measure",
     )  # fmt: skip
     seconds = time.perf_counter() - started
     if code:
         return f"{head} {seconds:5.1f} exit {code}: {error.strip().splitlines()[-1] if error.strip() else ''}"
-    options = ["--threads", "2", *(["--latency"] if arguments.latency else [])]
-    options += ["--limit", str(arguments.limit)] if arguments.limit else []
+    options = ["--threads", "2", *(["--limit", str(arguments.limit)] if arguments.limit else [])]
     code, out, error = run(sys.executable, kit, "score", name, output, *options)
     if code:
         return f"{head} {seconds:5.1f} cannot be scored: {error.strip().splitlines()[-1]}"
     line = json.loads(out.strip().splitlines()[-1])
-    speed = f"{line['latency']['ratio']:6.2f}" if "latency" in line else "     –"
+    speed = "     –"
+    if arguments.latency:
+        latency = json.loads(told)["measurements"][1]["measurement"]["latency"]
+        speed = f"{latency['ratio']:6.2f}{' (busy)' if latency['busy'] else ''}"
     score = line[line["metric"]]
     return (
         f"{head} {seconds:5.1f} {line['bytes'] / 1000:7.0f} {line['bytes'] / line['fp32_bytes']:6.1%}"
