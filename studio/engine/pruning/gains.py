@@ -1,9 +1,9 @@
-"""How loudly the model's output answers to an error at one group: measured, one probe a group.
+"""How loudly the model's output answers to errors at one group: measured, two probes a group.
 
 An error of a tenth in the first layer of a stage travels through everything behind it, the same error in
-a branch that is added to a trunk hardly shows. Each probe takes a share of one group's channels away,
-with the layers that read them making up for it, and compares the outputs: gain = noise at the output per
-error at the readers. A budget then weighs errors by their gains.
+a branch that is added to a trunk hardly shows. A probe takes a share of one group's channels away, with
+the layers that read them making up for it, and compares the outputs. Between the probes the noise at the
+output follows the error at the readers; behind the last it grows with its square, since nobody looked.
 """
 
 from __future__ import annotations
@@ -24,38 +24,49 @@ from studio.engine.groups.trace import Trace
 from studio.engine.pruning.criteria import Order, Reader
 from studio.engine.pruning.oracle import watched
 
-_PROBE = 0.15  # share of a group's channels
+_PROBES = (0.2, 0.5)  # shares of a group's channels
 _RIDGE = 0.1  # of the probe's least squares, relative to the mean diagonal
-_LEAST = 1e-3  # of the largest gain: a group that seems to be without effect is not for nothing
 
 
-def gains(
+def heard(
     grouping: Grouping,
     readers: Mapping[str, Sequence[Reader]],
     orders: Mapping[str, Order],
     feeds: Sequence[Mapping[str, Array]],
     progress: Progress,
     threads: int = 0,
-) -> dict[str, float]:
-    """Noise at the output per error at the readers, by group name; 1 relative to the mean for the others."""
+) -> dict[str, Order]:
+    """Orders with the noise at the output in the place of the error at the readers, by group name.
+
+    Groups that no layer with statistics reads keep their own errors.
+    """
     trace = grouping.trace
     reference = _outputs(trace, Twins(trace.model), feeds, threads)
-    found: dict[str, float] = {}
+    found = dict(orders)
     for name in progress.over(list(readers), lambda n: f"Probe {n}"):
         order = orders[name]
-        count = max(1, int(_PROBE * len(order.channels)))
-        twins = Twins(trace.model)
-        error = sum(_make_up(reader, order.channels[:count], twins) for reader in readers[name])
-        noise = _noise(reference, _outputs(trace, twins, feeds, threads))
-        found[name] = noise / max(error, 1e-9)
-    top = max(found.values(), default=1.0)
-    found = {name: max(gain, _LEAST * top) for name, gain in found.items()}
-    mean = float(np.mean(list(found.values()))) if found else 1.0
-    return {name: found.get(name, mean) / max(mean, 1e-30) for name in orders}
+        marks = [(0.0, 0.0)]
+        for share in _PROBES:
+            count = max(1, int(share * len(order.channels)))
+            twins = Twins(trace.model)
+            for reader in readers[name]:
+                _make_up(reader, order.channels[:count], twins)
+            noise = _noise(reference, _outputs(trace, twins, feeds, threads))
+            marks.append((float(order.error[count]), max(noise, marks[-1][1])))
+        found[name] = Order(order.channels, _curve(order.error, marks))
+    return found
 
 
-def _make_up(reader: Reader, gone: Array, twins: Twins) -> float:
-    """Take columns of one reader away in a copy, the others making up for them; the error that is left."""
+def _curve(error: Array, marks: list[tuple[float, float]]) -> Array:
+    """Noise for every error: through the marks, behind the last with the square."""
+    at, noise = (np.array(column) for column in zip(*marks, strict=True))
+    last = max(float(at[-1]), 1e-12)
+    beyond = float(noise[-1]) * np.square(error / last)
+    return np.asarray(np.maximum.accumulate(np.where(error > last, beyond, np.interp(error, at, noise))))
+
+
+def _make_up(reader: Reader, gone: Array, twins: Twins) -> None:
+    """Take columns of one reader away in a copy, the others making up for them."""
     columns = reader.columns[gone].reshape(-1)
     h = reader.moments()
     stay = np.setdiff1d(np.arange(len(h)), columns)
@@ -76,9 +87,6 @@ def _make_up(reader: Reader, gone: Array, twins: Twins) -> float:
         set_constant(
             node.inputs[2], ir.tensor((bias.numpy() + shift).astype(bias.dtype.numpy()), name=bias.name)
         )
-    power = max(float(((reader.w @ h) * reader.w).sum()), 1e-30)
-    lost = reader.w - w
-    return float(((lost @ h) * lost).sum()) / power
 
 
 def _outputs(

@@ -25,7 +25,7 @@ from studio.engine.groups.trace import trace
 from studio.engine.layers import Listing, list_layers
 from studio.engine.pruning.allocation import Resource, by_budget, by_ratio
 from studio.engine.pruning.criteria import Order, Reader, by_data, by_weights, consumers, readers
-from studio.engine.pruning.gains import gains
+from studio.engine.pruning.gains import heard
 from studio.engine.pruning.moments import second_moments
 from studio.engine.pruning.oracle import verify
 from studio.engine.pruning.refit import Refit, behind
@@ -37,7 +37,7 @@ from studio.records.steps import PruneChannels, Settings, Step
 
 _NEEDS_DATA = {"activation", "obs"}
 _ASKS_ABOVE = 0.1
-_PROBE_SAMPLES = 24
+_PROBE_SAMPLES = 16
 # Refit holds the calibration samples and a few activations of both models; more samples than fit are left out.
 _REFIT_BYTES = 2 << 30
 
@@ -242,8 +242,7 @@ def _weighed(
     names = {g.record.name for g in chosen}
     reading = {name: r for name, r in _readers(listing, grouping, context).items() if name in names}
     feeds = list(context.calibration.take(_PROBE_SAMPLES).feeds())
-    factors = gains(grouping, reading, orders, feeds, context.progress.part(0.15, 0.3), context.threads)
-    return {name: Order(order.channels, order.error * factors[name]) for name, order in orders.items()}
+    return heard(grouping, reading, orders, feeds, context.progress.part(0.15, 0.3), context.threads)
 
 
 def _first(order: Order, count: int) -> Array:
