@@ -27,6 +27,7 @@ from studio.engine.groups.trace import Trace
 from studio.engine.pruning.least_squares import Bounds, Fit, Problem
 from studio.engine.pruning.linear import Linear, linear
 from studio.engine.pruning.moments import columns_of, row_budget, sample
+from studio.engine.pruning.recurrent import Cell, is_cell, refit_cell
 from studio.engine.pruning.stepper import Stepper
 
 
@@ -108,17 +109,22 @@ class Refit:
         self._cut = Stepper(twins.copy, feeds, threads)
         self._waiting: dict[ir.Value, tuple[Target, list[_Rows]]] = {}
 
-    def targets(self) -> list[Target]:
+    def targets(self) -> list[Target | Cell]:
         """The layers to fit anew, in order."""
-        found: list[Target] = []
+        found: list[Target | Cell] = []
         for node in behind(self._trace, self._gone):
             twin = self._twins.nodes[node]
-            if twin.graph is not None and (target := self._target(node, twin)) is not None:
+            if twin.graph is not None and is_cell(node):
+                found.append(Cell(node, twin))
+            elif twin.graph is not None and (target := self._target(node, twin)) is not None:
                 found.append(target)
         return found
 
-    def run(self, target: Target) -> Refitted:
+    def run(self, target: Target | Cell) -> Refitted:
         """Fit one layer; call in the order of `targets`."""
+        if isinstance(target, Cell):
+            errors = refit_cell(target, self._trace, self._gone, self._original, self._cut, self._rng)
+            return Refitted(target.old.outputs[0].name or "", *errors)
         xs = self._cut.get(_value(target.new.inputs[0]))
         ys, aware = self._targets_of(target)
         partner = self._waiting.pop(target.total[0], None) if target.total is not None else None
@@ -267,7 +273,7 @@ class Refit:
 
 def linear_weight(node: ir.Node) -> bool:
     """Whether a node multiplies by stored weights."""
-    return node.op_type in {"Conv", "ConvTranspose", "Gemm", "MatMul"} and any(
+    return node.op_type in {"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN"} and any(
         constant(v) is not None for v in node.inputs[1:2]
     )
 
@@ -396,6 +402,6 @@ def behind(trace: Trace, gone: Array) -> list[ir.Node]:
         if tensor is None or weight is None or tensor.dtype not in {ir.DataType.FLOAT, ir.DataType.FLOAT16}:
             continue
         alone = holder(weight) is weight and len(weight.uses()) == 1
-        if alone and linear(node, tuple(int(d) for d in tensor.shape.numpy())) is not None:
+        if is_cell(node) or (alone and linear(node, tuple(int(d) for d in tensor.shape.numpy())) is not None):
             found.append(node)
     return found
