@@ -29,9 +29,9 @@ Optimization: TypeAlias = Literal["off", "basic", "extended", "all"]
 _FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 # Weights from this size on are handed over as they are; smaller ones go with the graph.
 _LARGE_BYTES = 65_536
+# Not integers of 32 and 64 bits: the runtime reads sizes and axes out of the graph before it has the rest.
 _SHAREABLE = {
     ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.INT8, ir.DataType.UINT8,
-    ir.DataType.INT32, ir.DataType.INT64,
 }  # fmt: skip
 _FATAL_ONLY = 4  # everything milder is raised, and told in words
 
@@ -113,7 +113,8 @@ def _apart(model: Model) -> tuple[bytes, dict[str, ort.OrtValue]]:
     """
     import onnxruntime as ort
 
-    own = {name: value.const_value for name, value in model.graph.initializers.items()}
+    # The runtime drops what nothing reads before it takes what it is given, and then misses it.
+    own = {name: value.const_value for name, value in model.graph.initializers.items() if value.uses()}
     weights = {}
 
     def hand_over(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:

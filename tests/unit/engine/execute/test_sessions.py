@@ -41,6 +41,16 @@ def test_large_weights_are_handed_over_and_give_the_same_bits(
             assert all(np.array_equal(a, b) for a, b in zip(*answers, strict=True))
 
 
+def test_a_large_weight_that_nothing_reads_does_not_stand_in_the_way(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions_module, "_LARGE_BYTES", 16)
+    model = load(path)
+    unread = ir.Value(name="unread", const_value=ir.tensor(np.ones((8, 8), np.float32), name="unread"))
+    model.graph.register_initializer(unread)
+    assert np.array_equal(run(session(model), {"image": IMAGE})[0], run(session(path), {"image": IMAGE})[0])
+
+
 def test_weights_outside_the_file_are_found_in_memory_and_in_constants(tmp_path: Path) -> None:
     proto = nets.cnn(constants=True)
     onnx.save(
