@@ -95,7 +95,7 @@ def _make_zeros(graph: onnx.GraphProto) -> None:
         for attr in node.attribute:
             for inner in (*((attr.g,) if attr.type == onnx.AttributeProto.GRAPH else ()), *attr.graphs):
                 _make_zeros(inner)
-        constants = [a.t for a in node.attribute if node.op_type == "Constant" and a.name == "value"]
+        constants = [a.t for a in node.attribute if node.op_type == "Constant" and a.HasField("t")]
         if constants and not _has_values(constants[0]):
             nodes += _zeros_of(constants[0], node.output[0])
         else:
