@@ -11,6 +11,7 @@ from studio.engine.accuracy import EQUAL_DB, compare
 from studio.engine.dataset import open_for
 from studio.engine.execute import session
 from studio.engine.layers import list_layers
+from studio.engine.quantization import kernels
 from studio.records import task
 from studio.records.measure import DataSpec, OutputError
 
@@ -39,6 +40,7 @@ def check_export(asked: task.CheckExport, progress: Progress) -> task.ExportChec
             valid=not objection, loads=False, words=(*words, f"It does not load: {problem.why}")
         )
     words.append("onnxruntime loads it.")
+    words.extend(kernels.in_words(graph.load(path)))
     error = _compare(asked, version, path, progress.part(0.4, 1.0))
     words.append(_in_words(error, asked.evaluation))
     return task.ExportChecked(valid=not objection, loads=True, error=error, words=tuple(words))
