@@ -176,4 +176,6 @@ def _constant_tensor(node: ir.Node) -> ir.TensorProtocol | None:
             return ir.tensor(np.array(node.attributes[name].value, dtype=kind))
     attr = node.attributes.get("value")
     # Not attr.as_tensor(): its check against a Protocol costs 0.1 ms, thousands of times.
-    return None if attr is None or attr.is_ref() else cast("ir.TensorProtocol", attr.value)
+    if attr is None or attr.is_ref() or attr.type != ir.AttributeType.TENSOR:
+        return None
+    return cast("ir.TensorProtocol", attr.value)
