@@ -77,12 +77,10 @@ class Home:
             return tuple(p for p in paths if Path(p).exists())
         return ()
 
-    def remember(self, path: Path) -> tuple[str, ...]:
-        """Put a path first among the recent ones."""
-        paths = (str(path), *(p for p in self.recent() if p != str(path)))[:RECENT_LIMIT]
+    def remember(self, path: Path) -> None:
+        """Put a path first among the recent ones; writes, so not on the owner's thread."""
         with contextlib.suppress(OSError):
-            write_whole(self.folder / "recent.json", encode(paths))
-        return paths
+            write_whole(self.folder / "recent.json", encode(first_of(str(path), self.recent())))
 
     # ------------------------------------------------------------ crashes
 
@@ -90,6 +88,11 @@ class Home:
         """Session folders whose owner is gone, newest first."""
         others = (f for f in (self.folder / "sessions").iterdir() if f != self.session)
         return tuple(sorted((f for f in others if not _owner_lives(f)), reverse=True))
+
+
+def first_of(path: str, paths: tuple[str, ...]) -> tuple[str, ...]:
+    """These paths with one of them, or another, first."""
+    return (path, *(p for p in paths if p != path))[:RECENT_LIMIT]
 
 
 def _fingerprint(pid: int) -> str:

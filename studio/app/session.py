@@ -15,7 +15,7 @@ from studio.app import deeds, file, opening
 from studio.app.board import Board, Listener
 from studio.app.desk import Desk
 from studio.app.export import Exported
-from studio.app.home import Home, Recoverable
+from studio.app.home import Home, Recoverable, first_of
 from studio.app.jobs import Limits
 from studio.app.lanes import Lanes
 from studio.app.project import Project
@@ -87,7 +87,8 @@ class Session:
         calibration = DataSpec(path=str(sample / "calibration.npz"))
         evaluation = DataSpec(path=str(sample / "evaluation.npz"))
         model = sample / "fashion_cnn.onnx"
-        return opening.open_model(self._desk, model, self._remember, calibration, evaluation)
+        # Not remembered: among the recent files it would come back without its data.
+        return opening.open_model(self._desk, model, lambda _path: None, calibration, evaluation)
 
     def open_project(self, path: str | Path) -> int:
         """Open a saved project; returns the job's id."""
@@ -132,7 +133,8 @@ class Session:
         self._desk.home.remove_session()
 
     def _remember(self, path: Path) -> None:
-        self.recent = self._desk.home.remember(path)
+        self.recent = first_of(str(path), self.recent)
+        self._desk.lanes.file_quietly(lambda: self._desk.home.remember(path))
 
     # ------------------------------------------------------------ questions
 

@@ -10,7 +10,7 @@ from studio.app.jobs import Inbox
 from studio.app.session import Session
 
 FAKE = [sys.executable, str(Path(__file__).resolve().parents[2] / "support" / "fake_worker.py")]
-WAIT_S = 60.0  # for what takes milliseconds; only a hang reaches it
+WAIT_S = 150.0  # for what takes milliseconds; only a hang reaches it
 
 
 @pytest.fixture
