@@ -1,0 +1,169 @@
+"""Structured pruning as a user meets it: plans, refusals, questions, exact costs, verification, repair."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from studio.base.errors import StudioError
+from studio.engine.dataset import open_for
+from studio.engine.execute import run, session
+from studio.engine.graph import load, save
+from studio.engine.layers import Listing, list_layers
+from studio.engine.planning import plan_step
+from studio.engine.techniques import prune_channels
+from studio.engine.techniques.contract import Context
+from studio.engine.techniques.prune_channels import ChannelPruning
+from studio.records.measure import DataSpec
+from studio.records.plan import Plan
+from studio.records.steps import PruneChannels, Step
+
+NETS = Path(__file__).parents[3] / "data" / "nets"
+
+
+def listing_of(name: str) -> Listing:
+    return list_layers(load(NETS / f"{name}.torchscript.onnx"), {"N": 2})
+
+
+def context_of(listing: Listing, tmp_path: Path, samples: int = 64, **kwargs) -> Context:
+    shape = listing.model.graph.inputs[0].shape
+    assert shape is not None
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((samples, *(int(d) for d in list(shape)[1:]))).astype("f4")
+    np.savez(tmp_path / "data.npz", x=values)
+    data = open_for(listing.model, DataSpec(path=str(tmp_path / "data.npz"), batch=16))
+    return Context(calibration=data, threads=1, **kwargs)
+
+
+def plan_of(
+    listing: Listing, settings: PruneChannels, context: Context, layers: tuple[str, ...] = ("*",)
+) -> Plan:
+    return plan_step(listing, Step(settings=settings, layers=layers), context)
+
+
+@pytest.mark.parametrize("name", ["residual", "depthwise_se", "transposed", "lstm", "split"])
+def test_the_plan_promises_what_is_counted_afterwards(name, tmp_path):
+    listing = listing_of(name)
+    context = context_of(listing, tmp_path)
+    plan = plan_of(listing, PruneChannels(ratio=0.5), context)
+    result = ChannelPruning().apply(listing, plan, context)
+    save(result, tmp_path / "out.onnx")
+    after = list_layers(load(tmp_path / "out.onnx"), dict(listing.input_sizes))
+    assert after.cost == plan.after
+    for action in plan.actions:
+        assert after.nodes[action.layer].record.cost == action.after
+
+
+@pytest.mark.parametrize("name", ["residual", "depthwise_se", "transposed", "concat", "grouped", "lstm"])
+def test_refit_answers_nearer_to_the_original_than_a_plain_cut(name, tmp_path):
+    listing = listing_of(name)
+    context = context_of(listing, tmp_path)
+    feed = next(iter(context.calibration.feeds()))
+    wanted = run(session(listing.model, threads=1), feed)[0]
+    errors = {}
+    for refit in (False, True):
+        settings = PruneChannels(ratio=0.4, criterion="l2", refit=refit)
+        plan = plan_of(listing, settings, context)
+        result = ChannelPruning().apply(listing, plan, context)
+        errors[refit] = float(np.square(run(session(result, threads=1), feed)[0] - wanted).mean())
+    assert errors[True] < 0.7 * errors[False]
+
+
+@pytest.mark.parametrize("resource", ["macs", "params", "bytes"])
+def test_a_budget_is_kept_and_hardly_undercut(resource, tmp_path):
+    listing = listing_of("residual")
+    context = context_of(listing, tmp_path)
+    plan = plan_of(listing, PruneChannels(**{resource: 0.6}), context)
+    name = {"macs": "macs", "params": "parameters", "bytes": "bytes"}[resource]
+    share = getattr(plan.after, name) / getattr(plan.before, name)
+    assert 0.5 < share <= 0.6
+
+
+def test_an_impossible_budget_is_refused_with_what_remains(tmp_path):
+    listing = listing_of("gpt")
+    plan = plan_of(listing, PruneChannels(params=0.01), Context(threads=1))
+    assert not plan.actions
+    assert all("even at the smallest widths" in refusal.reason for refusal in plan.refusals)
+    assert {r.layer for r in plan.refusals} == {layer.name for layer in listing.layers}
+
+
+def test_two_budgets_at_once_are_refused():
+    plan = plan_of(listing_of("residual"), PruneChannels(macs=0.5, params=0.5), Context(threads=1))
+    assert not plan.actions
+    assert "one budget" in plan.refusals[0].reason
+
+
+def test_without_calibration_data_a_deep_cut_asks_and_a_criterion_on_activations_is_refused():
+    listing = listing_of("residual")
+    assert plan_of(listing, PruneChannels(ratio=0.5), Context(threads=1)).questions
+    assert not plan_of(listing, PruneChannels(ratio=0.5, criterion="obs"), Context(threads=1)).actions
+
+
+def test_every_chosen_layer_is_acted_on_or_refused_with_a_reason(tmp_path):
+    listing = listing_of("gpt")
+    plan = plan_of(listing, PruneChannels(ratio=0.5), Context(threads=1))
+    named = {a.layer for a in plan.actions} | {r.layer for r in plan.refusals}
+    assert named >= {layer.name for layer in listing.layers}
+    assert all(refusal.reason for refusal in plan.refusals)
+
+
+def test_a_ratio_of_nothing_gives_a_plan_without_actions(tmp_path):
+    listing = listing_of("residual")
+    plan = plan_of(listing, PruneChannels(ratio=0.0), context_of(listing, tmp_path))
+    assert not plan.actions
+    assert plan.after == plan.before
+
+
+def test_only_groups_of_the_chosen_layers_narrow():
+    listing = listing_of("residual")
+    first = listing.layers[1].name
+    plan = plan_of(listing, PruneChannels(ratio=0.5), Context(threads=1), (first,))
+    narrowed = [g for g in plan.groups if g.keep is not None]
+    assert [g.name for g in narrowed] == [first]
+    assert any("in" in action.what for action in plan.actions)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_the_notes_say_verified(tmp_path):
+    listing = listing_of("concat")
+    written = []
+    for number in range(2):
+        notes: list[str] = []
+        context = context_of(listing, tmp_path, seed=3, note=notes.append)
+        plan = plan_of(listing, PruneChannels(ratio=0.5), context)
+        save(ChannelPruning().apply(listing, plan, context), tmp_path / f"{number}.onnx")
+        written.append((tmp_path / f"{number}.onnx").read_bytes())
+        assert any("verified" in note for note in notes)
+    assert written[0] == written[1]
+
+
+def test_a_cut_that_fails_its_check_is_never_handed_out(tmp_path, monkeypatch):
+    listing = listing_of("residual")
+    context = context_of(listing, tmp_path)
+    plan = plan_of(listing, PruneChannels(ratio=0.5), context)
+    honest = prune_channels.cut_twins
+    monkeypatch.setattr(prune_channels, "cut_twins", lambda trace, gone: _spoiled(honest(trace, gone)))
+    with pytest.raises(StudioError, match="failed its check"):
+        ChannelPruning().apply(listing, plan, context)
+
+
+def _spoiled(twins):
+    import onnx_ir as ir
+
+    for value in twins.copy.graph.initializers.values():
+        if value.const_value is not None and len(value.const_value.shape) == 4:
+            value.const_value = ir.tensor(value.const_value.numpy()[::-1].copy() + 1, name=value.name)
+            return twins
+    raise AssertionError
+
+
+def test_heads_or_what_is_within_them_or_both(tmp_path):
+    listing = listing_of("vit")
+    kinds = {}
+    for inside in ("whole", "within", "both"):
+        plan = plan_of(listing, PruneChannels(ratio=0.5, inside=inside), Context(threads=1))
+        kinds[inside] = {
+            g.name.split(" · ")[-1] for g in plan.groups if g.keep is not None and " · " in g.name
+        }
+    assert kinds == {"whole": {"heads"}, "within": {"within"}, "both": {"heads", "within"}}
