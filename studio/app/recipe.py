@@ -220,6 +220,12 @@ def read(path: Path) -> Recipe:
 # ---------------------------------------------------------------- the command that repeats it
 
 
+def default_text(kind: type[Settings]) -> str:
+    """All settings of a technique at their defaults: 'bits=4, block=32'."""
+    default = kind()
+    return ", ".join(f"{key}={_text(getattr(default, key))}" for key in kind.__struct_fields__)
+
+
 def step_text(settings: AnySettings) -> str:
     """Settings as `--step` takes them; defaults are left out."""
     kind = type(settings)

@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from studio import __version__
+from studio.cli.help import steps_help
+
 app = typer.Typer(
     help="See what every layer of a trained network costs, compress it, measure, export ONNX.\n\n"
     "`featherweight MODEL` opens the window with a model or a project, `featherweight --sample` with the "
@@ -63,9 +66,7 @@ def _main(
     version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
 ) -> None:
     if version:
-        from importlib.metadata import version as installed
-
-        typer.echo(f"featherweight {installed('featherweight-studio')}")
+        typer.echo(f"featherweight {__version__}")
         raise typer.Exit
 
 
@@ -77,7 +78,7 @@ def inspect_(model: Model, json: Json = False, input_size: Sizes = None) -> None
     inspect(model, input_size or [], as_json=json)
 
 
-@app.command("compress")
+@app.command("compress", epilog=steps_help())
 def compress_(
     model: Model,
     output: Annotated[Path, typer.Option("-o", "--output", help="Where to write.", show_default=False)],
@@ -108,11 +109,7 @@ def compress_(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Answer the plans' questions with yes.")] = False,
     json: Json = False,
 ) -> None:
-    """Carry out steps on a model, check and measure the result, and write it.
-
-    Steps: fp16, quantize_weights:bits=4,block=32, quantize_dynamic, quantize_static, sparsify:ratio=0.5,
-    prune_channels:ratio=0.5 …
-    """
+    """Carry out steps on a model, check and measure the result, and write it."""
     from studio.cli.compress import Order, compress
 
     compress(
@@ -154,7 +151,7 @@ def measure_(
     measure(models, evaluation, threads, input_size or [], as_json=json)
 
 
-@app.command("scan")
+@app.command("scan", epilog=steps_help())
 def scan_(
     model: Model,
     step: Annotated[

@@ -19,17 +19,20 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from studio.app.recipe import name_of
+from studio.records.steps import SETTINGS
+
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 250
 
 
 def featherweight(
-    *arguments: object, cwd: Path | None = None, before: Callable[[], None] | None = None
+    *arguments: object, before: Callable[[], None] | None = None, limit_s: float = LIMIT_S
 ) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "studio", *map(str, arguments)]
     return subprocess.run(
-        command, check=False, capture_output=True, text=True, cwd=cwd or ROOT, env=env, timeout=LIMIT_S, preexec_fn=before
+        command, check=False, capture_output=True, text=True, cwd=ROOT, env=env, timeout=limit_s, preexec_fn=before
     )  # fmt: skip
 
 
@@ -184,10 +187,19 @@ def test_scan_ranks_every_layer(net: Path, sample: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_self_test_passes() -> None:
-    text = succeeded("self-test")
+    text = succeeded("self-test", limit_s=880)
     assert "FAILED" not in text
     assert text.splitlines()[-1] == "All parts work."
+
+
+def test_the_help_names_every_step_and_every_setting() -> None:
+    text = succeeded("compress", "--help")
+    for kind in SETTINGS:
+        assert name_of(kind) in text
+        for key in kind.__struct_fields__:
+            assert f"{key}=" in text
 
 
 # ---------------------------------------------------------------- stopping
