@@ -178,7 +178,7 @@ def test_a_job_stopped_in_the_middle_leaves_everything_as_it_was(
     assert session.view.job(job).state == "cancelled"
     assert session.view.project.versions == before.versions
     assert session.view.project.treatments == before.treatments
-    assert not list((Path(session._home.session) / "jobs").iterdir())
+    assert not list((session._desk.home.session / "jobs").iterdir())
 
 
 def test_a_scan_that_is_stopped_keeps_what_is_known(sample_open: MainWindow, qtbot: QtBot) -> None:
