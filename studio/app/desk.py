@@ -216,7 +216,9 @@ class Desk:
                     pass
 
         task = Inspect(model=head.file, input_sizes=project.input_sizes, stripped=self.stripped_path())
-        self.lanes.ask(task, then, key=f"inspect {head.id}")
+        # The table is empty until this is answered, and a measurement takes half a minute; its process is
+        # still loading the model by the time this is done.
+        self.lanes.ask(task, then, key=f"inspect {head.id}", light=True)
 
     def _summarise_data(self) -> None:
         """Ask what the chosen data hold, where that is not known."""

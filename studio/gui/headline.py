@@ -236,7 +236,10 @@ def _column() -> QFrame:
 
 def _shown(figure: Figure) -> list[str]:
     """Original, now and predicted, as far as they are known and differ from the one before."""
-    known = [value for value in figure.values if value is not None]
+    first, now, after = figure.values
+    if first is not None and now is None and after is None:
+        return [first, "–"]  # the original's figure is known, this version's is not
+    known = [value for value in (first, now, after) if value is not None]
     return [value for place, value in enumerate(known) if place == 0 or value != known[place - 1]]
 
 

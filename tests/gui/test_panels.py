@@ -15,7 +15,7 @@ from studio.app.jobs import Job, LogLine
 from studio.app.view import View
 from studio.gui.compare import COLUMNS, CompareModel, rows_of
 from studio.gui.data_wizard import DataPage
-from studio.gui.headline import Headline, figures
+from studio.gui.headline import Headline, _shown, figures
 from studio.gui.jobs_panel import JobsPanel, left
 from studio.gui.model_dialogs import model_text
 from studio.gui.palette import matches
@@ -50,6 +50,16 @@ def test_a_made_version_is_held_against_the_original() -> None:
     assert latency.values[:2] == ("21.4", "8.20")
     assert accuracy.delta == "−1.8"
     assert accuracy.better is False
+
+
+def test_the_originals_figure_is_never_shown_as_a_versions_own() -> None:
+    view = with_head(busy_view(), 3)
+    versions = list(view.project.versions)
+    versions[3] = msgspec.structs.replace(versions[3], measurement=None)
+    for figure in figures(
+        msgspec.structs.replace(view, project=msgspec.structs.replace(view.project, versions=tuple(versions)))
+    ):
+        assert _shown(figure)[1:] in ([], ["–"])
 
 
 def test_nothing_is_claimed_without_a_model() -> None:
