@@ -27,6 +27,9 @@ Array: TypeAlias = npt.NDArray[Any]
 
 # Samples that candidates are compared on.
 _JUDGED = 16
+_GLANCED = 8
+# Samples a run: onnxruntime holds all activations that statistics are taken of until its end.
+_BATCH = 4
 # Samples that second moments are taken of.
 _ROUNDED = 32
 # The sites of a model are tried in so many stretches.
@@ -64,7 +67,7 @@ class Work:
         plain = Choice(self._weights, ranges)
         corrected = Choice(self._weights, ranges, self._biases(seen))
         self.progress.tick(0.7, "Comparing")
-        judge = Judge(self.shop.model, self.data.take(_JUDGED).feeds(), self.threads)
+        judge = Judge(self.shop.model, self.data.take(_GLANCED).feeds(_BATCH), self.threads)
         best = judge.best(
             (name, self.shop.build(c)) for name, c in (("corrected", corrected), ("plain", plain))
         )
@@ -77,7 +80,7 @@ class Work:
         seen = self._observe(self.progress.part(0.0, 0.2), samples=True)
         self._weights = self._fed_back(bits, self.progress.part(0.2, 0.5))
         biases = self._biases(seen)
-        judge = Judge(self.shop.model, self.data.take(_JUDGED).feeds(), self.threads)
+        judge = Judge(self.shop.model, self.data.take(_JUDGED).feeds(_BATCH), self.threads)
         kinds: tuple[Calibrator, ...] = ("minmax", "mse", "percentile")
         if settings.calibrator != "auto":
             kinds = (settings.calibrator,)
@@ -109,13 +112,13 @@ class Work:
         seen = observe(
             self.shop.model,
             self.shop.watches(),
-            few.feeds(),
+            few.feeds(_BATCH),
             self.progress.part(0.0, 0.3),
             threads=self.threads,
         )
         ranges = {k: choose_range(o, "minmax") for k, o in seen.items()}
-        quality = local_quality(self.shop, ranges, few.take(4).feeds(), self.threads)
-        judge = Judge(self.shop.model, few.feeds(), self.threads)
+        quality = local_quality(self.shop, ranges, few.take(4).feeds(1), self.threads)
+        judge = Judge(self.shop.model, few.feeds(_BATCH), self.threads)
         chosen: dict[str, float] = {}
         least = np.inf
         for threshold in self.progress.part(0.3, 1.0).over(
@@ -143,9 +146,9 @@ class Work:
         moments = layer_moments(
             shop.model,
             list(shop.layers.values()),
-            data.feeds(4),
+            data.feeds(_BATCH),
             progress.part(0.0, 0.6),
-            total=data.runs(4),
+            total=data.runs(_BATCH),
             threads=self.threads,
         )
         for key in progress.part(0.6, 1.0).over(list(moments), lambda k: f"Rounding {k}"):
@@ -156,9 +159,9 @@ class Work:
         return observe(
             self.shop.model,
             self.shop.watches(),
-            self.data.feeds(),
+            self.data.feeds(_BATCH),
             progress,
-            total=self.data.runs(),
+            total=self.data.runs(_BATCH),
             threads=self.threads,
             samples=samples,
         )

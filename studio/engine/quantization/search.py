@@ -14,7 +14,7 @@ from studio.engine.quantization.calibrate import Feed
 
 Array: TypeAlias = npt.NDArray[Any]
 
-_HELD_BYTES = 64_000_000
+_HELD_BYTES = 16_000_000
 
 
 class Judge:

@@ -34,9 +34,8 @@ def test_static_and_dynamic_products_are_integer(tmp_path: Path) -> None:
     assert {k.kernel for k in found} == {"QLinearConv", "QGemm"}
     assert all(k.integer for k in found)
     found = kernels.report(treated("transformer", steps.QuantizeDynamic(form="integer"), tmp_path))
-    assert {k.kernel for k in found} == {"DynamicQuantizeMatMul", "GatherBlockQuantized"} or all(
-        k.integer for k in found if k.kernel
-    )
+    assert all(k.integer for k in found if k.layer != "embedded_node")
+    assert [k.reason for k in found if not k.integer] == [found[0].reason], "narrow rows fit no block of 128"
 
 
 def test_weights_that_are_unpacked_at_load_are_told_to_run_in_float(tmp_path: Path) -> None:
