@@ -23,6 +23,9 @@ class Studio {
         const target = document.getElementById('target');
         target.addEventListener('click', (e) => this._click(e), true);
         target.addEventListener('contextmenu', (e) => this._menu(e), true);
+        for (const kind of ['wheel', 'pointerdown']) {
+            target.addEventListener(kind, () => { this._touched = true; }, { capture: true, passive: true });
+        }
         window.addEventListener('keydown', (e) => this._key(e), true);
         window.addEventListener('resize', () => this._resized());
         bridge.started();
@@ -110,6 +113,7 @@ class Studio {
             });
         }
         if (reveal && main.length > 0) {
+            this._touched = true; // a resize must not lead back to the beginning
             target.scrollTo([main[main.length - 1]]);
         }
     }
