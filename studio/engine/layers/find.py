@@ -23,7 +23,8 @@ from studio.engine.graph import (
     real_inputs,
     type_name,
 )
-from studio.engine.layers.forms import Activations, Form, form_of
+from studio.engine.layers.around import Around, around
+from studio.engine.layers.forms import Activations, Form, form_of, input_of
 from studio.engine.layers.precision import precision
 from studio.engine.layers.weights import Source, source
 from studio.records.model import Cost, Layer, TensorInfo
@@ -178,7 +179,7 @@ class _Parts:
     main: Source
     others: tuple[Source, ...]
     bias: Source | None
-    around: _Around
+    around: Around
 
     @property
     def weights(self) -> tuple[ir.Value, ...]:
@@ -189,8 +190,8 @@ class _Parts:
     def constants(self) -> tuple[ir.Value, ...]:
         """Everything stored that belongs to the layer, each once."""
         sources = (self.main, *self.others, *((self.bias,) if self.bias is not None else ()))
-        given = [v for p in self.form.parts if (v := holder(_input(self.node, p))) is not None]
-        values = [v for s in sources for v in (s.value, *s.parts)] + given + _scales_after(self.around.after)
+        given = [v for p in self.form.parts if (v := holder(input_of(self.node, p))) is not None]
+        values = [v for s in sources for v in (s.value, *s.parts)] + given + self.around.scales
         held = [h for v in values if (h := holder(v)) is not None]
         return tuple({id(v): v for v in held}.values())
 
@@ -218,9 +219,9 @@ def _find(model: Model) -> Iterator[_Parts]:
                 number += 1
                 name = f"{base}#{number}"
             taken.add(name)
-            others = tuple(s for p in form.weights[1:] if (s := source(_input(node, p))) is not None)
-            bias = None if form.bias is None else source(_input(node, form.bias))
-            yield _Parts(name, path, node, form, position, main, others, bias, _around(node, form))
+            others = tuple(s for p in form.weights[1:] if (s := source(input_of(node, p))) is not None)
+            bias = None if form.bias is None else source(input_of(node, form.bias))
+            yield _Parts(name, path, node, form, position, main, others, bias, around(node, form))
 
 
 def _layer(
@@ -260,7 +261,7 @@ def _layer(
         shared_with=tuple(dict.fromkeys(n for w in parts.weights for n in owners[id(w)] if n != parts.name)),
         untreatable=_untreatable(main, tensor),
         attributes=tuple((name, _words(attr)) for name, attr in node.attributes.items()),
-        input_shape=shapes.of(_input(node, 0 if parts.position else 1)),
+        input_shape=shapes.of(input_of(node, 0 if parts.position else 1)),
         output_shape=shapes.of(node.outputs[0]),
     )
     return LayerNode(
@@ -287,17 +288,13 @@ def _bits(node: ir.Node, form: Form) -> int:
     return 0 if attr is None else int(attr.as_int())
 
 
-def _input(node: ir.Node, position: int) -> ir.Value | None:
-    return node.inputs[position] if position < len(node.inputs) else None
-
-
 def _main_weight(node: ir.Node, form: Form) -> tuple[int, Source | None]:
     """Which input takes the main weight, and where that lies."""
     position = form.weights[0]
-    main = source(_input(node, position))
+    main = source(input_of(node, position))
     if not form.either:
         return position, main
-    left = source(_input(node, 0))
+    left = source(input_of(node, 0))
     if main is not None:
         return (1, None) if left is not None else (1, main)  # two constants: a constant, no layer
     return 0, left
@@ -340,10 +337,10 @@ def _float_shape(node: ir.Node, form: Form, stored: tuple[int, ...]) -> tuple[in
 def _zero_point(node: ir.Node, main: Source, after: tuple[ir.Node, ...]) -> ir.Value | None:
     for between in (*main.between, *after):
         if between.op_type == "DequantizeLinear":
-            return _input(between, 2)
+            return input_of(between, 2)
     points = {"QLinearConv": 5, "ConvInteger": 3, "QLinearMatMul": 5, "MatMulInteger": 3, "QGemm": 5}
     points |= {"DynamicQuantizeMatMul": 3, "MatMulIntegerToFloat": 5}
-    return _input(node, points[node.op_type]) if node.op_type in points else None
+    return input_of(node, points[node.op_type]) if node.op_type in points else None
 
 
 def _untreatable(main: Source, tensor: ir.TensorProtocol) -> str:
@@ -367,70 +364,3 @@ def _words(attr: ir.Attr) -> str:
             return ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in attr.value)
         case _:
             return str(attr.value)
-
-
-# ------------------------------------------------------------------ what surrounds it
-
-
-@dataclass(frozen=True)
-class _Around:
-    """Nodes that quantize a layer's activations: before, after, and how."""
-
-    nodes: tuple[ir.Node, ...] = ()
-    after: tuple[ir.Node, ...] = ()
-    activations: Activations = "float"
-
-
-def _around(node: ir.Node, form: Form) -> _Around:
-    if form.activations == "dynamic" and node.op_type.endswith("Integer"):
-        before = [p for v in node.inputs[:1] if v is not None and (p := v.producer()) is not None]
-        own = [p for p in before if p.op_type == "DynamicQuantizeLinear" and _users(p) == {node}]
-        after = _rescaled(node)
-        return _Around((*own, *after), after)
-    if form.op == "Gather" and (rows := _dequantized_after(node)):
-        return _Around(rows, rows)
-    activation = _input(node, 0 if form.weights[0] else 1)
-    before_node = None if activation is None else activation.producer()
-    static = before_node is not None and before_node.op_type == "DequantizeLinear"
-    return _Around(_quantized_after(node), activations="static" if static else "float")
-
-
-def _users(node: ir.Node) -> set[ir.Node]:
-    return {user for v in node.outputs for user in v.consumers() if user.op_type != "Mul"}
-
-
-def _rescaled(node: ir.Node) -> tuple[ir.Node, ...]:
-    """Cast and Mul after an integer product, which turn it back into floats."""
-    chain: list[ir.Node] = []
-    current = node
-    for wanted in ("Cast", "Mul"):
-        users = list(current.outputs[0].consumers())
-        if len(users) != 1 or users[0].op_type != wanted:
-            break
-        current = users[0]
-        chain.append(current)
-    if len(chain) == 2:  # the scale itself is a product of the activations' and the weights' scale
-        for value in chain[1].inputs:
-            producer = None if value is None else value.producer()
-            if producer is not None and producer.op_type == "Mul" and producer not in chain:
-                chain.append(producer)
-    return tuple(chain)
-
-
-def _scales_after(after: tuple[ir.Node, ...]) -> list[ir.Value]:
-    """Constants that turn a layer's integers back into floats behind it."""
-    return [h for n in after for v in n.inputs if (h := holder(v)) is not None]
-
-
-def _dequantized_after(node: ir.Node) -> tuple[ir.Node, ...]:
-    """DequantizeLinear nodes that read the integers of a node, where nothing else does."""
-    users = list(node.outputs[0].consumers())
-    return tuple(users) if all(u.op_type == "DequantizeLinear" for u in users) else ()
-
-
-def _quantized_after(node: ir.Node) -> tuple[ir.Node, ...]:
-    """QuantizeLinear right behind a node, and the DequantizeLinear nodes that read it."""
-    users = list(node.outputs[0].consumers())
-    if len(users) != 1 or users[0].op_type != "QuantizeLinear":
-        return ()
-    return (users[0], *(u for u in users[0].outputs[0].consumers() if u.op_type == "DequantizeLinear"))

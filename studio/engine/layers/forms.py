@@ -114,3 +114,8 @@ FORMS: dict[tuple[str, str], Form] = {
 def form_of(node: ir.Node) -> Form | None:
     """The form of a node; None for operators that own no weights."""
     return FORMS.get(("" if node.domain == "ai.onnx" else node.domain, node.op_type))
+
+
+def input_of(node: ir.Node, position: int) -> ir.Value | None:
+    """An input by position; None where it is left out."""
+    return node.inputs[position] if position < len(node.inputs) else None
