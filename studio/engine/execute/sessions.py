@@ -17,7 +17,7 @@ import onnx
 import onnx_ir as ir
 
 from studio.base.errors import StudioError
-from studio.engine.graph import Model
+from studio.engine.graph import Model, to_bytes
 from studio.engine.graph.strip import proto_with
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ Optimization: TypeAlias = Literal["off", "basic", "extended", "all"]
 _FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 # Weights from this size on are handed over as they are; smaller ones go with the graph.
 _LARGE_BYTES = 65_536
+_MAX_INLINE = 1_500_000_000
 # Not integers of 32 and 64 bits: the runtime reads sizes and axes out of the graph before it has the rest.
 _SHAREABLE = {
     ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.INT8, ir.DataType.UINT8,
@@ -80,23 +81,43 @@ def session(
     Raises:
         StudioError: onnxruntime does not accept the model.
     """
-    chosen = options(threads=threads, optimize=optimize, spinning=spinning)
-    if profile_prefix:
-        chosen.enable_profiling = True
-        chosen.profile_file_prefix = profile_prefix
-    if optimized is not None:
-        chosen.optimized_model_filepath = str(optimized)
-        # Beside the graph, so that there is no limit of 2 GiB and reading it back stays cheap.
-        chosen.add_session_config_entry(
-            "session.optimized_model_external_initializers_file_name", f"{optimized.name}.data"
-        )
-    if isinstance(model, Model):
-        graph, weights = _apart(model)
-        chosen.add_external_initializers(list(weights), list(weights.values()))
-        sess = _create(graph, chosen)
-        sess.weights_kept_alive = weights  # the session uses their memory
-        return sess
-    return _create(model if isinstance(model, bytes) else str(model), chosen)
+
+    def chosen() -> ort.SessionOptions:
+        asked = options(threads=threads, optimize=optimize, spinning=spinning)
+        if profile_prefix:
+            asked.enable_profiling = True
+            asked.profile_file_prefix = profile_prefix
+        if optimized is not None:
+            asked.optimized_model_filepath = str(optimized)
+            # Beside the graph, so that there is no limit of 2 GiB and reading it back stays cheap.
+            asked.add_session_config_entry(
+                "session.optimized_model_external_initializers_file_name", f"{optimized.name}.data"
+            )
+        return asked
+
+    if not isinstance(model, Model):
+        return _create(model if isinstance(model, bytes) else str(model), chosen())
+    graph, weights = _apart(model)
+    try:
+        return _with_weights(graph, weights, chosen())
+    except StudioError:
+        # Once more in one piece, where that is possible: the runtime may have wanted to read a weight early.
+        if not weights or sum(array.nbytes for array in weights.values()) > _MAX_INLINE:
+            raise
+        return _create(to_bytes(model), chosen())
+
+
+def _with_weights(
+    graph: bytes, weights: Mapping[str, Array], chosen: ort.SessionOptions
+) -> ort.InferenceSession:
+    """A session on a graph whose large weights are given apart."""
+    import onnxruntime as ort
+
+    values = [ort.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
+    chosen.add_external_initializers(list(weights), values)
+    sess = _create(graph, chosen)
+    sess.weights_kept_alive = values  # the session uses their memory
+    return sess
 
 
 def _create(source: str | bytes, chosen: ort.SessionOptions) -> ort.InferenceSession:
@@ -106,20 +127,18 @@ def _create(source: str | bytes, chosen: ort.SessionOptions) -> ort.InferenceSes
         return ort.InferenceSession(source, chosen, providers=["CPUExecutionProvider"])
 
 
-def _apart(model: Model) -> tuple[bytes, dict[str, ort.OrtValue]]:
-    """The graph as bytes, and its large weights as values in memory (or mapped from their file).
+def _apart(model: Model) -> tuple[bytes, dict[str, Array]]:
+    """The graph as bytes, and its large weights as arrays in memory (or mapped from their file).
 
     So there is no limit of 2 GiB, nothing is written, and weights are not copied before the runtime does.
     """
-    import onnxruntime as ort
-
     # The runtime drops what nothing reads before it takes what it is given, and then misses it.
     own = {name: value.const_value for name, value in model.graph.initializers.items() if value.uses()}
-    weights = {}
+    weights: dict[str, Array] = {}
 
     def hand_over(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
         if own.get(name) is tensor and tensor.nbytes >= _LARGE_BYTES and tensor.dtype in _SHAREABLE:
-            weights[name] = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor.numpy()))
+            weights[name] = np.ascontiguousarray(tensor.numpy())
             return _elsewhere(tensor, name)
         return _inline(tensor, name) if isinstance(tensor, ir.ExternalTensor) else tensor
 

@@ -51,6 +51,22 @@ def test_a_large_weight_that_nothing_reads_does_not_stand_in_the_way(
     assert np.array_equal(run(session(model), {"image": IMAGE})[0], run(session(path), {"image": IMAGE})[0])
 
 
+def test_a_weight_that_the_runtime_must_read_early_is_given_with_the_graph(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Resize reads its scales while it infers shapes."""
+    monkeypatch.setattr(sessions_module, "_LARGE_BYTES", 16)
+    text = """<ir_version: 8, opset_import: ["": 17]> g (float[1, 1, 2, 2] x) => (float[1, 1, 4, 4] y)
+    <float[4] scales = {1, 1, 2, 2}> { y = Resize (x, , scales) }"""
+    x = np.arange(4, dtype=np.float32).reshape(1, 1, 2, 2)
+    assert run(session(Model(ir.from_proto(onnx.parser.parse_model(text)))), {"x": x})[0].shape == (
+        1,
+        1,
+        4,
+        4,
+    )
+
+
 def test_weights_outside_the_file_are_found_in_memory_and_in_constants(tmp_path: Path) -> None:
     proto = nets.cnn(constants=True)
     onnx.save(
