@@ -376,6 +376,17 @@ class Factorize(Settings, frozen=True, kw_only=True, tag="factorize"):
             },
         ),
     ] = "sensitive"
+    form: Annotated[
+        Literal["channels", "spatial", "depthwise"],
+        Meta(
+            title="Convolutions become",
+            description="Fewer filters and 1×1; k×1 and 1×k; or filters of its own for every channel and 1×1.",
+            extra_json_schema={
+                "choices": {"channels": "k×k, 1×1", "spatial": "k×1, 1×k", "depthwise": "Depthwise, 1×1"},
+                "advanced": True,
+            },
+        ),
+    ] = "channels"
     data_aware: Annotated[
         bool,
         Meta(

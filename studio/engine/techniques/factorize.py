@@ -10,7 +10,8 @@ eigenvalues that were left out. With M the Fisher information of y that error is
 of the model's answer, the same unit in every layer, which lets one budget be shared out over all of them.
 
 Without data C = WᵀW and M = 1: the plain singular value decomposition. A convolution is such a matrix
-with in = C·kh·kw; it becomes a k×k convolution with r filters and a 1×1 convolution.
+with in = C·kh·kw; it becomes a k×k convolution with r filters and a 1×1 convolution, or takes another form
+(`conv_forms`).
 
 Source: Eckart & Young 1936; Zhang, Zou, He, Sun 2016, *Accelerating Very Deep Convolutional Networks*,
 §3.1 (response reconstruction); Hsu et al. 2022, *Language Model Compression with Weighted Low-Rank
@@ -29,10 +30,12 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from studio.engine import edit
-from studio.engine.cost import model_cost
+from studio.engine.cost import macs, model_cost
 from studio.engine.graph import Model, Shapes, constant, copy, graphs, holder
 from studio.engine.layers import LayerNode, Listing
 from studio.engine.techniques.contract import Context
+from studio.engine.techniques.conv_forms import Form, cut, factor_shapes
+from studio.engine.techniques.conv_forms import attributes as form_attributes
 from studio.engine.techniques.spectra import Spectrum, matrix_of, spectra
 from studio.records.model import Cost
 from studio.records.plan import Action, Plan, Refusal
@@ -60,7 +63,7 @@ class LowRank:
         draft, shapes = rebuild(listing, ranks, found, None)
         return Plan(
             step=step,
-            actions=tuple(_action(listing, n, r, found[n]) for n, r in ranks.items()),
+            actions=tuple(_action(listing, n, r, found[n], draft, shapes) for n, r in ranks.items()),
             refusals=tuple(refusals),
             before=listing.cost,
             after=model_cost(draft, shapes) if ranks else listing.cost,
@@ -126,14 +129,22 @@ def _spectra(
     data = context.calibration if settings.data_aware else None
     if data is not None and data.random:
         data = None
-    key = ("factorize", data is not None)
+    key = ("factorize", settings.form, data is not None)
     kept = context.memo.setdefault(key, {})
     assert isinstance(kept, dict)
     missing = [n for n in names if n not in kept]
     if missing:
         layers = {n: listing.nodes[n] for n in missing}
         kept.update(
-            spectra(listing, layers, data, context.progress.part(0, 0.7), context.seed, context.threads)
+            spectra(
+                listing,
+                layers,
+                data,
+                context.progress.part(0, 0.7),
+                context.seed,
+                context.threads,
+                settings.form,
+            )
         )
     return {n: kept[n] for n in names}
 
@@ -148,9 +159,7 @@ def choose_ranks(found: Mapping[str, Spectrum], settings: Factorize) -> dict[str
     error at the budget; layers for which a rank near break-even would be needed stay whole.
     """
     if settings.spread == "even":
-        ranks = {
-            n: max(1, math.floor(settings.params * s.size / (s.rows + s.columns))) for n, s in found.items()
-        }
+        ranks = {n: max(1, math.floor(settings.params * s.size / s.per_rank)) for n, s in found.items()}
         return {n: r for n, r in ranks.items() if r < found[n].break_even}
     budget = settings.params * sum(s.size for s in found.values())
     low, high = -80.0, 80.0  # log of the price of one parameter
@@ -164,7 +173,7 @@ def choose_ranks(found: Mapping[str, Spectrum], settings: Factorize) -> dict[str
 
 def _best_rank(spectrum: Spectrum, price: float) -> int | None:
     """The rank with the least error + price·parameters; None where the whole matrix is better."""
-    per_rank = spectrum.rows + spectrum.columns
+    per_rank = spectrum.per_rank
     cost = spectrum.tail + price * per_rank * np.arange(len(spectrum.tail))
     rank = 1 + int(np.argmin(cost[1:]))
     if rank >= spectrum.break_even or cost[rank] >= price * spectrum.size:
@@ -173,7 +182,7 @@ def _best_rank(spectrum: Spectrum, price: float) -> int | None:
 
 
 def _used(spectrum: Spectrum, rank: int | None) -> int:
-    return spectrum.size if rank is None else rank * (spectrum.rows + spectrum.columns)
+    return spectrum.size if rank is None else rank * spectrum.per_rank
 
 
 def _left_whole(spectrum: Spectrum, name: str) -> Refusal:
@@ -197,23 +206,31 @@ def _notes(found: Mapping[str, Spectrum], settings: Factorize, context: Context)
     return tuple(notes)
 
 
-def _action(listing: Listing, name: str, rank: int, spectrum: Spectrum) -> Action:
-    before = listing.nodes[name].record.cost
+def _action(
+    listing: Listing, name: str, rank: int, spectrum: Spectrum, draft: Model, shapes: Shapes
+) -> Action:
+    layer = listing.nodes[name]
+    before = layer.record.cost
+    nodes = {(path, node.outputs[0].name): node for path, graph in graphs(draft) for node in graph}
+    second = nodes[layer.path, layer.node.outputs[0].name]
+    between = second.inputs[0]
+    first = between.producer() if between is not None else None
+    assert first is not None
     added = spectrum.columns if spectrum.adds_bias else 0
-    fewer = spectrum.size - rank * (spectrum.rows + spectrum.columns) - added
+    fewer = spectrum.size - rank * spectrum.per_rank - added
     item = before.bytes // max(1, before.parameters)
+    parts = (macs(first, shapes), macs(second, shapes))
+    dims = shapes.of(between)
+    sizes = [] if dims is None else [d for d in dims if isinstance(d, int)]
+    made = math.prod(sizes) if dims is not None and len(sizes) == len(dims) else None
     whole = before.activation_bytes
     after = Cost(
         parameters=before.parameters - fewer,
         bytes=before.bytes - fewer * item,
-        macs=None
-        if before.macs is None
-        else before.macs * rank * (spectrum.rows + spectrum.columns) // spectrum.size,
-        activation_bytes=None if whole is None else whole + whole * rank // spectrum.columns,
+        macs=None if parts[0] is None or parts[1] is None else parts[0] + parts[1],
+        activation_bytes=None if whole is None or made is None else whole + made * item,
     )
-    return Action(
-        layer=name, what=f"rank {rank} of {min(spectrum.rows, spectrum.columns)}", before=before, after=after
-    )
+    return Action(layer=name, what=f"rank {rank} of {len(spectrum.tail) - 1}", before=before, after=after)
 
 
 # ------------------------------------------------------------------ the rebuilt graph
@@ -232,10 +249,9 @@ def rebuild(
             context.progress.tick(0.7 + 0.3 * done / len(ranks), f"{name}: rank {rank}")
         node = nodes[layer.path, layer.node.outputs[0].name]
         first = _split(model, node, layer, rank, found[name], draft=context is None)
-        out = listing.shapes.of(layer.node.outputs[0])
-        if out is not None:
-            axis = 1 if node.op_type == "Conv" else len(out) - 1
-            dims[first.name or ""] = (*out[:axis], rank, *out[axis + 1 :])
+        between = _dims_between(listing, layer, rank, found[name].form)
+        if between is not None:
+            dims[first.name or ""] = between
         types[first.name or ""] = listing.shapes.dtype(layer.node.outputs[0]) or layer.record.dtype
         if context is not None:
             context.treated(model, name, f"{name}: rank {rank}")
@@ -244,6 +260,18 @@ def rebuild(
         value = listing.nodes[name].weight
         dims.pop(value.name or "", None)
     return model, _with_constants(model, shapes, dims)
+
+
+def _dims_between(listing: Listing, layer: LayerNode, rank: int, form: Form) -> tuple[int | str, ...] | None:
+    """The shape of the value between both nodes."""
+    out, x = listing.shapes.of(layer.node.outputs[0]), listing.shapes.of(layer.node.inputs[0])
+    if out is None or x is None:
+        return None
+    if layer.node.op_type != "Conv":
+        return (*out[:-1], rank)
+    if form == "spatial":
+        return (out[0], rank, out[2], x[3])
+    return (out[0], rank * layer.record.weight_shape[1] if form == "depthwise" else rank, *out[2:])
 
 
 def _with_constants(model: Model, shapes: Shapes, dims: dict[str, Any]) -> Shapes:
@@ -264,24 +292,32 @@ def _split(
     tensor = constant(layer.weight)
     assert tensor is not None
     dtype = tensor.dtype.numpy()
-    shapes = _factor_shapes(layer, tensor.shape.numpy(), rank)
-    if draft:
-        first, second = (_zeros(shape, tensor.dtype) for shape in shapes)
-        offset = None
+    shape = tensor.shape.numpy()
+    own = {n: a.value for n, a in node.attributes.items() if n not in ("alpha", "beta")}
+    offset = None
+    if spectrum.form == "channels":
+        shapes = _factor_shapes(layer, shape, rank)
+        attributes: tuple[dict[str, Any], dict[str, Any]] = (own, {"kernel_shape": [1] * (len(shape) - 2)})
+        if not draft:
+            left, right, offset = spectrum.factors(rank, matrix_of(layer))
+            transposed = node.op_type == "Conv" or _attribute(node, "transB", 0)
+            parts = [
+                (m.T if transposed else m).reshape(s) for m, s in zip((left, right), shapes, strict=True)
+            ]
     else:
-        left, right, offset = spectrum.factors(rank, matrix_of(layer))
-        transposed = node.op_type == "Conv" or _attribute(node, "transB", 0)
-        first, second = (
-            ir.tensor(np.ascontiguousarray(m.T if transposed else m).reshape(s).astype(dtype))
-            for m, s in zip((left, right), shapes, strict=True)
-        )
+        shapes = factor_shapes(spectrum.form, shape, rank)
+        attributes = form_attributes(spectrum.form, node, shape)
+        if not draft:
+            parts = list(cut(spectrum.form, spectrum.left, spectrum.right, rank))
+    if draft:
+        first, second = (_zeros(s, tensor.dtype) for s in shapes)
+    else:
+        first, second = (ir.tensor(np.ascontiguousarray(p).astype(dtype)) for p in parts)
     base = node.name or node.outputs[0].name or node.op_type
     graph = edit.owner(node)
     added = edit.add_constant(model, graph, f"{base}_low_weight", first)
-    op_attributes = {n: a.value for n, a in node.attributes.items() if n not in ("alpha", "beta")}
-    new = edit.make_node(
-        model, node.op_type, [node.inputs[0], added], op_attributes, name=f"{base}_low", dtype=tensor.dtype
-    )
+    inputs = [node.inputs[0], added]
+    new = edit.make_node(model, node.op_type, inputs, attributes[0], name=f"{base}_low", dtype=tensor.dtype)
     graph.insert_before(node, new)
     node.replace_input_with(0, new.outputs[0])
     weight = holder(node.inputs[1])
@@ -290,7 +326,8 @@ def _split(
     if node.op_type == "Conv":
         for name in ("auto_pad", "dilations", "pads", "strides", "kernel_shape"):
             node.attributes.pop(name, None)
-        node.attributes["kernel_shape"] = ir.AttrInt64s("kernel_shape", [1] * (len(shapes[1]) - 2))
+        for name, value in attributes[1].items():
+            node.attributes[name] = ir.convenience.convert_attribute(name, value)
     if spectrum.adds_bias or offset is not None:
         _move_mean(model, node, spectrum, offset, dtype)
     return new.outputs[0]

@@ -15,6 +15,7 @@ from studio.engine import execute
 from studio.engine.dataset import Dataset
 from studio.engine.graph import constant, holder
 from studio.engine.layers import LayerNode, Listing
+from studio.engine.techniques.conv_forms import Form, decompose, form_for, per_rank
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -28,6 +29,8 @@ class Spectrum:
 
     Attributes:
         tail: error left at every rank, from 0 to the full one; the last is 0.
+        form: how the layer is written as two.
+        per_rank: weights that one more rank costs.
         measured: the error is one of outputs on data, not of weights.
         bias: name of the constant that can take the mean; '' where there is none.
         adds_bias: the node can get a bias of its own for it.
@@ -44,6 +47,12 @@ class Spectrum:
     left: Array = field(default_factory=lambda: np.empty((0, 0)), repr=False)
     right: Array = field(default_factory=lambda: np.empty((0, 0)), repr=False)
     mean: Array | None = None
+    form: Form = "channels"
+    per_rank: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.per_rank:
+            object.__setattr__(self, "per_rank", self.rows + self.columns)
 
     @property
     def size(self) -> int:
@@ -53,7 +62,7 @@ class Spectrum:
     @property
     def break_even(self) -> int:
         """The smallest rank that saves nothing."""
-        return -(-self.size // (self.rows + self.columns))
+        return -(-self.size // self.per_rank)
 
     def factors(self, rank: int, matrix: Array) -> tuple[Array, Array, Array | None]:
         """(rows, rank), (rank, columns), and what the bias must gain (columns,) or None.
@@ -87,6 +96,7 @@ def spectra(
     progress: Progress,
     seed: int,
     threads: int,
+    wanted: Form = "channels",
 ) -> dict[str, Spectrum]:
     """Spectra of layers, on data where it is given and the layer lies in the main graph."""
     moments = {} if data is None else _moments(listing, layers, data, progress.part(0, 0.7), seed, threads)
@@ -94,7 +104,10 @@ def spectra(
     for done, (name, layer) in enumerate(layers.items()):
         progress.tick(0.7 + 0.3 * done / len(layers), f"{name}: spectrum")
         matrix = matrix_of(layer)
-        if name in moments and moments[name].count:
+        form = form_for(layer.node, layer.record.weight_shape, wanted)
+        if form != "channels":
+            result[name] = _in_form(layer, form, moments.get(name))
+        elif name in moments and moments[name].count:
             result[name] = _on_data(layer, matrix, moments[name])
         else:
             result[name] = _of_weights(matrix)
@@ -107,6 +120,27 @@ def _of_weights(matrix: Array) -> Spectrum:
     rows, columns = matrix.shape
     shares = s**2 / max(float((s**2).sum()), 1e-30)
     return Spectrum(rows, columns, _tail(shares), measured=False, left=vt.T, right=vt)
+
+
+def _in_form(layer: LayerNode, form: Form, moments: _Moments | None) -> Spectrum:
+    """A convolution in another form: the metric of its outputs where known, inputs taken as all alike."""
+    tensor = constant(layer.weight)
+    assert tensor is not None
+    weight = np.asarray(tensor.numpy(), np.float64)
+    out, power = weight.shape[0], 1 / max(float(np.square(weight).sum()), 1e-30)
+    metric = np.eye(out)
+    known = moments is not None and moments.count > 0 and moments.basis is None
+    if moments is not None and known:
+        mean = moments.total / moments.count
+        cov = moments.square / moments.count - np.outer(mean, mean)
+        metric = _metric_factor(moments, cov, out / (out + moments.count))
+        power *= float(np.trace(cov))
+    energies, first, second = decompose(form, weight, metric)
+    matrix = matrix_of(layer)
+    return Spectrum(
+        matrix.shape[0], matrix.shape[1], _tail(energies * power), measured=known, left=first, right=second,
+        form=form, per_rank=per_rank(form, weight.shape),
+    )  # fmt: skip
 
 
 def _tail(energies: Array) -> Array:

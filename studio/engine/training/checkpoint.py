@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import onnx_ir as ir
 from torch import Tensor
 
 from studio.engine import graph
@@ -24,11 +25,23 @@ from studio.records.steps import Step
 def checkpoint_path(folder: Path, model: Model, step: Step, seed: int, teacher: Model | None) -> Path:
     """Where the checkpoint of exactly this run lies."""
     digest = hashlib.sha256()
-    for part in (graph.to_bytes(model), b"" if teacher is None else graph.to_bytes(teacher)):
-        digest.update(hashlib.sha256(part).digest())
+    for part in (model, teacher):
+        if part is not None:
+            _add(digest, part)
     digest.update(msgspec.json.encode(step))
     digest.update(str(seed).encode())
     return folder / f"training-{digest.hexdigest()[:16]}.safetensors"
+
+
+def _add(digest: hashlib._Hash, model: Model) -> None:
+    """Structure and weights, tensor by tensor."""
+    digest.update(graph.to_bytes(model, weights=False))
+    for _path, inner in graph.graphs(model):
+        held = (*inner.initializers.values(), *(n.outputs[0] for n in inner if graph.is_constant_node(n)))
+        for value in held:
+            tensor = graph.constant(value)
+            if tensor is not None and tensor.dtype != ir.DataType.STRING:
+                digest.update(tensor.tobytes())
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:

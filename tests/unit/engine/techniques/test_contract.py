@@ -38,7 +38,6 @@ EXAMPLES: tuple[steps.AnySettings, ...] = (
     steps.RemoveBlocks(),
     steps.Factorize(params=0.85),
     steps.Qat(weights=8, steps=2, batch=4),
-    steps.Factorize(params=0.9, spread="even", data_aware=False),
 )
 EACH = pytest.mark.parametrize("settings", EXAMPLES, ids=lambda s: s.__struct_config__.tag + "-" + s.chip)
 NETS = pytest.mark.parametrize("net", list(nets.NETS))

@@ -13,8 +13,9 @@ from support.nets import Net
 
 from studio.base.progress import Progress
 from studio.engine import execute, graph
+from studio.engine.cost import macs
 from studio.engine.dataset import Dataset, open_data
-from studio.engine.graph import Model
+from studio.engine.graph import Model, Shapes
 from studio.engine.layers import Listing, list_layers
 from studio.engine.planning import plan_step
 from studio.engine.techniques import find
@@ -105,3 +106,32 @@ def test_names_of_the_models_own_values_survive(tmp_path: Path) -> None:
     assert kept >= {v.name for n in graph.nodes(listing.model) for v in n.outputs}
     names = [layer.name for layer in list_layers(model).layers]
     assert all(f"{name}_low" in names for name in treated)
+
+
+@pytest.mark.parametrize("form", ["spatial", "depthwise"])
+@pytest.mark.parametrize("more", [{}, {"strides": [2, 2]}, {"dilations": [2, 2]}, {"auto_pad": "SAME_UPPER"}])
+def test_another_form_at_full_rank_computes_the_same(
+    tmp_path: Path, form: str, more: dict[str, object]
+) -> None:
+    from studio.engine.techniques.factorize import rebuild
+    from studio.engine.techniques.spectra import spectra
+
+    net = Net(seed=2)
+    pads = {} if "auto_pad" in more else {"pads": [1, 2, 1, 2]}
+    net.add("Conv", ["x", net.weight("w", 6, 4, 3, 3), net.weight("b", 6)], "y", **pads, **more)
+    proto = net.build(
+        {"x": (TensorProto.FLOAT, [2, 4, 9, 8])}, {"y": (TensorProto.FLOAT, ["N", 6, "H", "W"])}
+    )
+    (tmp_path / "net.onnx").write_bytes(proto.SerializeToString())
+    listing = list_layers(graph.load(tmp_path / "net.onnx"))
+    name = listing.layers[0].name
+    found = spectra(listing, dict(listing.nodes), None, Progress(), 0, 1, form)  # type: ignore[arg-type]
+    model, shapes = rebuild(listing, {name: len(found[name].tail) - 1}, found, Context())
+    x = {"x": RNG.normal(size=(2, 4, 9, 8)).astype(np.float32)}
+    before, after = (execute.run(execute.session(m, threads=1), x)[0] for m in (listing.model, model))
+    np.testing.assert_allclose(after, before, atol=1e-5)
+    assert list_layers(model).cost.macs == sum(a for a in (_macs(model, shapes)))
+
+
+def _macs(model: Model, shapes: Shapes) -> list[int]:
+    return [macs(node, shapes) or 0 for node in graph.nodes(model)]
