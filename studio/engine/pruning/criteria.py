@@ -21,7 +21,7 @@ from studio.engine.pruning.moments import Statistics
 from studio.engine.pruning.zeros import inverse_factor
 
 # Tried in this order, more only where the first learns the samples by heart.
-_DAMPINGS = (0.01, 0.1, 1.0)
+_DAMPINGS = (0.01, 0.3)
 _OVERFIT = 1.5
 _MEASURE_EVERY = 6
 

@@ -38,6 +38,8 @@ from studio.records.steps import PruneChannels, Settings, Step
 _NEEDS_DATA = {"activation", "obs"}
 _ASKS_ABOVE = 0.1
 _PROBE_SAMPLES = 16
+# Share of a group's channels whose order a budget knows exactly; beyond it, the order of that moment holds.
+_DEEPEST = 0.7
 # Refit holds the calibration samples and a few activations of both models; more samples than fit are left out.
 _REFIT_BYTES = 2 << 30
 
@@ -177,7 +179,7 @@ def _widths(
     total = totals[resource]
     if not total:
         return {}, 1.0
-    limits = {g.record.name: g.record.width - 1 for g in chosen}
+    limits = {g.record.name: int(_DEEPEST * g.record.width) for g in chosen}
     orders: Mapping[str, Order] = _orders(listing, grouping, settings, limits, context)
     orders = _weighed(listing, grouping, chosen, orders, context)
     found = by_budget(
