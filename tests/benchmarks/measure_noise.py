@@ -5,7 +5,6 @@
 A truthful protocol puts 1.00 into about 95 % of its intervals.
 """
 
-
 from __future__ import annotations
 
 import sys
