@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -143,7 +143,7 @@ def answer(
     monkeypatch.setattr(worker, "perform", perform)
     sink = Sink()
     ask = t.Ask(id=7, task=t.Inspect(model="m"))
-    return worker._answer(ask, sink, cancelled if cancelled is not None else set()), sink  # type: ignore[arg-type]
+    return worker._answer(ask, sink, cancelled or set(), set()), sink  # type: ignore[arg-type]
 
 
 def test_a_bug_is_told_with_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +175,7 @@ def test_an_error_keeps_all_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_cancelling_stops_at_the_next_tick(monkeypatch: pytest.MonkeyPatch) -> None:
-    def working(_task: t.Task, progress: Progress, _news: object) -> t.Answer:
+    def working(_task: t.Task, progress: Progress, *_: object) -> t.Answer:
         progress.tick(0.5)
         raise AssertionError("it went on")
 
@@ -184,19 +184,34 @@ def test_cancelling_stops_at_the_next_tick(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_only_the_task_that_was_meant_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    def working(_task: t.Task, progress: Progress, _news: object) -> t.Answer:
+    def working(_task: t.Task, progress: Progress, *_: object) -> t.Answer:
         progress.tick(0.5)
         return t.Stopped()
 
-    _answer, sink = answer(monkeypatch, working, {6})
+    stopped, sink = answer(monkeypatch, working, {6})
+    assert stopped == t.Stopped()
     assert sink.notes == 1
 
 
+def test_a_task_hears_that_enough_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[bool] = []
+
+    def working(_task: t.Task, _progress: Progress, _news: object, enough: Callable[[], bool]) -> t.Answer:
+        heard.append(enough())
+        return t.Stopped()
+
+    monkeypatch.setattr(worker, "perform", working)
+    for finished in (set(), {7}):
+        worker._answer(t.Ask(id=7, task=t.Inspect(model="m")), Sink(), set(), finished)  # type: ignore[arg-type]
+    assert heard == [False, True]
+
+
 def test_news_of_progress_do_not_come_in_floods(monkeypatch: pytest.MonkeyPatch) -> None:
-    def working(_task: t.Task, progress: Progress, _news: object) -> t.Answer:
+    def working(_task: t.Task, progress: Progress, *_: object) -> t.Answer:
         for share in range(1000):
             progress.tick(share / 1000)
         return t.Stopped()
 
-    _answer, sink = answer(monkeypatch, working)
-    assert sink.notes < 20
+    stopped, sink = answer(monkeypatch, working)
+    assert stopped == t.Stopped()
+    assert 1 <= sink.notes < 20
