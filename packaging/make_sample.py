@@ -98,7 +98,7 @@ def train(model: nn.Module, images: np.ndarray, labels: np.ndarray, epochs: int,
             optimizer.step()
             schedule.step()
             total += loss.item()
-        print(f"epoch {epoch + 1}/{epochs}: loss {total / (len(x) // batch):.4f}", flush=True)  # noqa: T201
+        print(f"epoch {epoch + 1}/{epochs}: loss {total / (len(x) // batch):.4f}", flush=True)
 
 
 def export(model: nn.Module, path: Path) -> None:
@@ -159,7 +159,7 @@ def main() -> None:
             )
             for i in range(0, len(test_images), 500)
         )
-    print(f"test accuracy {hits / len(test_images):.4f} (n = {len(test_images)})")  # noqa: T201
+    print(f"test accuracy {hits / len(test_images):.4f} (n = {len(test_images)})")
     export(model, arguments.out / "fashion_cnn.onnx")
     np.savez_compressed(arguments.out / "calibration.npz", image=images[:512])
     np.savez_compressed(
