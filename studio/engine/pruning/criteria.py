@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from studio.base.progress import Progress
 from studio.engine.graph import constant
 from studio.engine.groups.atoms import Array
 from studio.engine.groups.grouping import ChannelGroup, Grouping
@@ -147,6 +148,7 @@ def by_data(
     criterion: str,
     fallback: Mapping[str, Order],
     limits: Mapping[str, int],
+    progress: Progress,
 ) -> dict[str, Order]:
     """Orders from the second moments of what reads the channels; groups that no such layer reads fall back.
 
@@ -158,7 +160,8 @@ def by_data(
     2023, section 3.1 (structures).
     """
     found = dict(fallback)
-    for name, several in reading.items():
+    for name in progress.over(list(reading), lambda n: f"Order the channels of {n}"):
+        several = reading[name]
         if criterion == "activation":
             found[name] = _order(sum(_energy(r.w, r.moments())[r.columns].sum(axis=1) for r in several))
         elif limits.get(name, 0):

@@ -55,7 +55,7 @@ class ChannelPruning:
         reason = _impossible(settings, context)
         if reason:
             return _refused(listing, step, dict.fromkeys(step.layers, reason))
-        grouping = _grouping(listing, context)
+        grouping = _grouping(listing)
         chosen = _chosen(grouping, settings, step.layers)
         kept, reached = _widths(listing, grouping, chosen, settings, context)
         budget = _budget(settings)
@@ -65,14 +65,14 @@ class ChannelPruning:
         draft = list_layers(_draft(grouping, kept), dict(listing.input_sizes))
         return _plan(_Found(listing, grouping, chosen, kept, draft), step, settings, context)
 
-    def draft(self, listing: Listing, plan: Plan, context: Context) -> Model:
+    def draft(self, listing: Listing, plan: Plan, context: Context) -> Model:  # noqa: ARG002
         """See `Drafting.draft`."""
-        return _draft(_grouping(listing, context), _kept(plan))
+        return _draft(_grouping(listing), _kept(plan))
 
     def apply(self, listing: Listing, plan: Plan, context: Context) -> Model:
         """See `Technique.apply`: choose, cut, verify, refit."""
         settings = _settings(plan.step)
-        grouping = _grouping(listing, context)
+        grouping = _grouping(listing)
         kept = _kept(plan)
         context.progress.tick(0.0, "Choosing channels")
         fewer = {
@@ -80,16 +80,17 @@ class ChannelPruning:
             for g in grouping.groups
             if g.record.name in kept
         }
-        orders = _orders(listing, grouping, settings, fewer, context)
+        orders = _orders(listing, grouping, settings, _limits(grouping, settings, kept), context)
         removed = {name: _first(orders[name], count) for name, count in fewer.items()}
         gone = grouping.gone(removed)
         twins = cut_twins(grouping.trace, gone)
         context.progress.tick(0.3, "Verifying the cut")
         _verify(listing, grouping, gone, twins, context)
+        words = {action.layer: action.what for action in plan.actions}
         if settings.refit and context.calibration is not None:
-            _refit(listing, grouping, gone, twins, context)
-        for action in plan.actions:
-            context.treated(twins.copy, action.layer, action.what)
+            _refit(listing, grouping, gone, twins, words, context)
+        for name, what in words.items():
+            context.treated(twins.copy, name, what)
         context.progress.tick(1.0)
         return twins.copy
 
@@ -142,12 +143,23 @@ def _refused(listing: Listing, step: Step, reasons: Mapping[str, str]) -> Plan:
     )  # fmt: skip
 
 
-def _grouping(listing: Listing, context: Context) -> Grouping:
-    key = ("prune_channels", id(listing.model))
-    found = context.memo.get(key)
+# What is known of the model that was planned last: a slider that moves plans it again and again.
+_known: tuple[Model, dict[object, object]] | None = None
+
+
+def _remembered(listing: Listing) -> dict[object, object]:
+    global _known
+    if _known is None or _known[0] is not listing.model:
+        _known = (listing.model, {})
+    return _known[1]
+
+
+def _grouping(listing: Listing) -> Grouping:
+    memo = _remembered(listing)
+    key = ("groups", tuple(listing.input_sizes.items()))
+    found = memo.get(key)
     if not isinstance(found, Grouping):
-        found = find_groups(trace(listing.model, listing.shapes), listing)
-        context.memo[key] = found
+        found = memo[key] = find_groups(trace(listing.model, listing.shapes), listing)
     return found
 
 
@@ -179,9 +191,9 @@ def _widths(
     total = totals[resource]
     if not total:
         return {}, 1.0
-    limits = {g.record.name: int(_DEEPEST * g.record.width) for g in chosen}
-    orders: Mapping[str, Order] = _orders(listing, grouping, settings, limits, context)
-    orders = _weighed(listing, grouping, chosen, orders, context)
+    limits = _limits(grouping, settings, {g.record.name: 0 for g in chosen})
+    orders = _orders(listing, grouping, settings, limits, context)
+    orders = _weighed(listing, grouping, limits, orders, context)
     found = by_budget(
         grouping, chosen, orders, resource, share, float(total), settings.round_to, settings.minimum
     )
@@ -199,15 +211,31 @@ def _orders(
     criterion = settings.criterion
     if criterion == "auto":
         criterion = "l2" if context.calibration is None else "obs"
-    key = ("prune_channels orders", id(listing.model), criterion, context.seed)
-    found = context.memo.get(key)
+    memo = _remembered(listing)
+    key = ("orders", criterion, tuple(limits.items()), _data_key(context))
+    found = memo.get(key)
     if isinstance(found, dict):
         return found
     orders = by_weights(grouping, "l2" if criterion in _NEEDS_DATA else criterion, context.seed)
     if criterion in _NEEDS_DATA:
-        orders = by_data(_readers(listing, grouping, context), criterion, orders, limits)
-    context.memo[key] = orders
+        orders = by_data(
+            _readers(listing, grouping, context), criterion, orders, limits, context.progress.part(0.15, 0.2)
+        )
+    memo[key] = orders
     return orders
+
+
+def _limits(grouping: Grouping, settings: PruneChannels, kept: Mapping[str, int]) -> dict[str, int]:
+    """How deep the order of every group must be known: as deep as a budget may go, or as the plan goes."""
+    widths = {g.record.name: g.record.width for g in grouping.groups if g.record.name in kept}
+    if _budget(settings) is not None:
+        return {name: int(_DEEPEST * width) for name, width in widths.items()}
+    return {name: width - kept[name] for name, width in widths.items()}
+
+
+def _data_key(context: Context) -> object:
+    data = context.calibration
+    return None if data is None else (data.spec, data.samples, context.seed)
 
 
 def _readers(listing: Listing, grouping: Grouping, context: Context) -> dict[str, list[Reader]]:
@@ -234,17 +262,23 @@ def _readers(listing: Listing, grouping: Grouping, context: Context) -> dict[str
 def _weighed(
     listing: Listing,
     grouping: Grouping,
-    chosen: Sequence[ChannelGroup],
-    orders: Mapping[str, Order],
+    limits: Mapping[str, int],
+    orders: dict[str, Order],
     context: Context,
-) -> Mapping[str, Order]:
+) -> dict[str, Order]:
     """Errors as they show at the output, where calibration data can tell."""
     if context.calibration is None:
         return orders
-    names = {g.record.name for g in chosen}
-    reading = {name: r for name, r in _readers(listing, grouping, context).items() if name in names}
+    memo = _remembered(listing)
+    key = ("heard", tuple(limits), _data_key(context))
+    found = memo.get(key)
+    if isinstance(found, dict):
+        return found
+    reading = {name: r for name, r in _readers(listing, grouping, context).items() if name in limits}
     feeds = list(context.calibration.take(_PROBE_SAMPLES).feeds())
-    return heard(grouping, reading, orders, feeds, context.progress.part(0.15, 0.3), context.threads)
+    made = heard(grouping, reading, orders, feeds, context.progress.part(0.2, 0.3), context.threads)
+    memo[key] = made
+    return made
 
 
 def _first(order: Order, count: int) -> Array:
@@ -384,11 +418,16 @@ def _verify(listing: Listing, grouping: Grouping, gone: Array, twins: Twins, con
     context.note(checked.words)
 
 
-def _refit(listing: Listing, grouping: Grouping, gone: Array, twins: Twins, context: Context) -> None:
+def _refit(
+    listing: Listing, grouping: Grouping, gone: Array, twins: Twins, words: dict[str, str], context: Context
+) -> None:
+    """Refit layer after layer; what is reported as treated leaves `words`."""
     if context.calibration is None:
         return
     samples = context.calibration.samples
-    room = max(8, int(_REFIT_BYTES / max(1, 4 * _peak_bytes(listing))))
+    room = max(
+        8, int(_REFIT_BYTES / max(1, 4 * _peak_bytes(listing, next(iter(context.calibration.feeds())))))
+    )
     if samples > room:
         context.note(f"Refit used {room} of {samples} calibration samples, which is what fits in memory")
     feeds = list(context.calibration.take(min(samples, room)).feeds())
@@ -398,6 +437,9 @@ def _refit(listing: Listing, grouping: Grouping, gone: Array, twins: Twins, cont
     progress = context.progress.part(0.35, 0.98)
     for target in progress.over(targets, lambda t: f"Refit {names.get(t.old, t.old.name or '')}"):
         work.run(target)
+        name = names.get(target.old, "")
+        if name in words:
+            context.treated(twins.copy, name, words.pop(name))
     context.note(f"{len(targets)} layers refitted on {sum(_batch(f) for f in feeds)} samples")
 
 
@@ -409,12 +451,19 @@ def _seed(context: Context) -> int:
     return int.from_bytes(hashlib.blake2b(f"refit {context.seed}".encode(), digest_size=4).digest(), "little")
 
 
-def _peak_bytes(listing: Listing) -> int:
-    """Bytes of the largest activation at the chosen input sizes."""
+def _peak_bytes(listing: Listing, feed: Mapping[str, Array]) -> int:
+    """Bytes of the largest activation of one sample; samples may be larger than the chosen input sizes."""
     sizes = [1]
     for node in listing.model.graph:
         for value in node.outputs:
             dims = listing.shapes.of(value)
             if dims is not None and all(isinstance(d, int) for d in dims):
                 sizes.append(4 * int(np.prod([int(d) for d in dims])))
-    return max(sizes)
+    chosen = 1.0
+    for value in listing.model.graph.inputs:
+        dims = listing.shapes.of(value)
+        array = feed.get(value.name or "")
+        if array is not None and array.ndim and dims and all(isinstance(d, int) for d in dims):
+            whole = float(np.prod([int(d) for d in dims]))
+            chosen = max(chosen, array.size / max(1, len(array)) / max(1.0, whole))
+    return int(max(sizes) * chosen)
