@@ -7,10 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 if hasattr(os, "geteuid") and os.geteuid() == 0:
     os.environ.setdefault("QTWEBENGINE_DISABLE_SANDBOX", "1")
+
+# A deadline is a timed assert: a busy machine fails it.
+settings.register_profile("studio", deadline=None)
+settings.load_profile("studio")
 
 ROOT = Path(__file__).resolve().parents[1]
 

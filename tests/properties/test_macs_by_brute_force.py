@@ -289,6 +289,16 @@ def test_a_branch_counts_its_dearer_side(side: int, other: int, width: int) -> N
     assert _of_main(node, width) == max(loops(1, side, width), loops(1, other, width))
 
 
+def test_a_branch_that_cannot_run_at_these_sizes_is_passed_over() -> None:
+    def graph(rows: int) -> onnx.GraphProto:
+        weights = helper.make_tensor("w", FLOAT, [rows, 2], np.zeros(2 * rows))
+        out = helper.make_tensor_value_info("r", FLOAT, None)
+        return helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["r"])], "b", [], [out], [weights])
+
+    node = helper.make_node("If", ["up"], ["y"], then_branch=graph(3), else_branch=graph(5))
+    assert _of_main(node, 3) == 1 * 2 * 3
+
+
 @settings(max_examples=20)
 @given(st.integers(0, 5), small)
 def test_a_loop_counts_its_body_for_every_trip(trips: int, width: int) -> None:

@@ -312,11 +312,13 @@ def linear_model(node: ir.Node, shapes: Shapes) -> int | None:
 def branch(node: ir.Node, shapes: Shapes) -> int | None:
     """The dearer branch: what a run costs at most.
 
+    A branch that cannot be counted is passed over where another can: at the chosen input sizes often only one of
+    them can run at all (a model for two sampling rates).
+
     Source: ONNX operator If.
     """
     figures = [graph_macs(attr.as_graph(), shapes) for attr in _graphs(node).values()]
-    known = [figure for figure in figures if figure is not None]
-    return max(known) if known and len(known) == len(figures) else None
+    return max((figure for figure in figures if figure is not None), default=None)
 
 
 def loop(node: ir.Node, shapes: Shapes) -> int | None:

@@ -76,16 +76,17 @@ def _bits(dtype: str) -> int:
 
 
 def _graph_activation_bytes(graph: ir.Graph, shapes: Shapes) -> int | None:
-    """Of all nodes of a graph; of the subgraphs of a node, those of the larger one."""
+    """Of all nodes of a graph; of the subgraphs of a node, those of the largest that can be counted."""
     total = 0
     for node in graph:
         if is_constant_node(node):
             continue
-        inner = [_graph_activation_bytes(g, shapes) for _, g in subgraphs(node)]
         own = activation_bytes(node, shapes)
-        if own is None or None in inner:
+        inner = [_graph_activation_bytes(held, shapes) for _, held in subgraphs(node)]
+        largest = max((figure for figure in inner if figure is not None), default=None)
+        if own is None or (inner and largest is None):
             return None
-        total += own + max((i for i in inner if i is not None), default=0)
+        total += own + (largest or 0)
     return total
 
 
