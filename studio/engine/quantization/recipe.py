@@ -28,6 +28,8 @@ Array: TypeAlias = npt.NDArray[Any]
 # Samples that candidates are compared on.
 _JUDGED = 16
 _GLANCED = 8
+# Calibrators that the quick way compares.
+_QUICK: tuple[Calibrator, ...] = ("minmax", "mse")
 # Samples a run: onnxruntime holds all activations that statistics are taken of until its end.
 _BATCH = 4
 # Samples that second moments are taken of.
@@ -59,20 +61,22 @@ class Work:
         return grids.sqnr_db(self.shop.weight(key), self._weights[key].real())
 
     def fast(self, settings: QuantizeStatic) -> Choice:
-        """One pass over the data for ranges and means; biases corrected if that helps."""
-        calibrator: Calibrator = "minmax" if settings.calibrator == "auto" else settings.calibrator
-        seen = self._observe(self.progress.part(0.0, 0.7), samples=calibrator != "minmax")
-        ranges = {k: choose_range(o, calibrator, settings.percentile) for k, o in seen.items()}
+        """One pass over the data for ranges and means; the better of two calibrators; biases corrected if that helps."""
+        kinds = _QUICK if settings.calibrator == "auto" else (settings.calibrator,)
+        seen = self._observe(self.progress.part(0.0, 0.7), samples=kinds != ("minmax",))
         self._weights = self._rounded(7 if settings.reduce_range else 8, "max")
-        plain = Choice(self._weights, ranges)
-        corrected = Choice(self._weights, ranges, self._biases(seen))
-        self.progress.tick(0.7, "Comparing")
+        biases = self._biases(seen)
         judge = Judge(self.shop.model, self.data.take(_GLANCED).feeds(_BATCH), self.threads)
-        best = judge.best(
-            (name, self.shop.build(c)) for name, c in (("corrected", corrected), ("plain", plain))
-        )
-        self.progress.tick(1.0)
-        return corrected if best == "corrected" else plain
+        best, least = Choice(self._weights), np.inf
+        for kind in self.progress.part(0.7, 0.95).over(kinds, lambda kind: f"Trying {kind} ranges"):
+            ranges = {k: choose_range(o, kind, settings.percentile) for k, o in seen.items()}
+            choice = Choice(self._weights, ranges, biases)
+            noise = judge.noise(self.shop.build(choice))
+            if noise < least:
+                best, least = choice, noise
+        plain = Choice(self._weights, best.ranges)
+        self.progress.tick(0.95, "Comparing biases")
+        return plain if judge.noise(self.shop.build(plain)) < least else best
 
     def careful(self, settings: QuantizeStatic) -> Choice:
         """Error feedback in rounding, biases, and for every stretch of the model the calibrator that answers best."""

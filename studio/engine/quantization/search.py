@@ -53,8 +53,3 @@ class Judge:
                     power[index] = power.get(index, 0.0) + float(np.square(wide).sum())
         shares = [noise[i] / max(power[i], 1e-30) for i in noise]
         return float(np.mean(shares)) if shares else 0.0
-
-    def best(self, candidates: Iterable[tuple[str, Model]]) -> str:
-        """The name of the candidate with the least noise; the first of equals."""
-        noises = {name: self.noise(model) for name, model in candidates}
-        return min(noises, key=lambda name: noises[name])
