@@ -22,6 +22,7 @@ from studio.engine.techniques import find
 from studio.engine.techniques.contract import Context
 from studio.records import steps
 from studio.records.measure import DataSpec
+from studio.records.plan import Plan
 
 # One of every kind of settings; quick ones, since this runs on every net.
 EXAMPLES: tuple[steps.AnySettings, ...] = (
@@ -195,7 +196,7 @@ def test_cancelling_at_any_tick_leaves_the_given_model_unchanged(
     plan = plan_step(listing, steps.Step(settings=settings), context)
     if not plan.actions:
         return
-    for allowed in _some(_ticks(listing, plan.step.settings, context)):
+    for allowed in _some(_ticks(listing, plan, context)):
         left = iter(range(allowed))
         stopping = Context(
             progress=Progress(cancelled=lambda left=left: next(left, None) is None),
@@ -208,8 +209,8 @@ def test_cancelling_at_any_tick_leaves_the_given_model_unchanged(
         assert bytes_of(listing.model) == before
 
 
-def _ticks(listing: Listing, settings: steps.AnySettings, context: Context) -> int:
-    """How often a whole run asks whether it should stop."""
+def _ticks(listing: Listing, plan: Plan, context: Context) -> int:
+    """How often carrying out a plan asks whether it should stop."""
     asked = 0
 
     def count() -> bool:
@@ -220,8 +221,7 @@ def _ticks(listing: Listing, settings: steps.AnySettings, context: Context) -> i
     counting = Context(
         progress=Progress(cancelled=count), calibration=context.calibration, threads=1, agreed=True
     )
-    plan = plan_step(listing, steps.Step(settings=settings), context)
-    find(settings).apply(listing, plan, counting)
+    find(plan.step.settings).apply(listing, plan, counting)
     assert asked, "a technique that never ticks cannot be cancelled"
     return asked
 
@@ -248,8 +248,8 @@ def test_any_two_techniques_work_in_a_row_or_refuse_in_words(
         return
     counted = list_layers(graph.load(saved(result, tmp_path)), dict(listing.input_sizes)).cost
     assert counted.bytes == plans[-1].after.bytes
-    inputs = nets.feed(net, 4)
-    if any(isinstance(s, steps.Fp16) and not s.keep_io for s in pair):
-        inputs = {k: v.astype(np.float16) if v.dtype == np.float32 else v for k, v in inputs.items()}
-    outputs = execute.run(execute.session(result, threads=1), inputs)
+    runs = execute.session(result, threads=1)
+    halves = {i.name for i in runs.get_inputs() if i.type == "tensor(float16)"}
+    inputs = {k: v.astype(np.float16) if k in halves else v for k, v in nets.feed(net, 4).items()}
+    outputs = execute.run(runs, inputs)
     assert np.isfinite(outputs[0].astype(np.float64)).all()
