@@ -221,7 +221,9 @@ def _ticks(listing: Listing, plan: Plan, context: Context) -> int:
     counting = Context(
         progress=Progress(cancelled=count), calibration=context.calibration, threads=1, agreed=True
     )
-    find(plan.step.settings).apply(listing, plan, counting)
+    for _run in range(2):  # the first one may fill caches that later ones find
+        asked = 0
+        find(plan.step.settings).apply(listing, plan, counting)
     assert asked, "a technique that never ticks cannot be cancelled"
     return asked
 
