@@ -168,10 +168,7 @@ class Trainer:
             if self._hooks.enough():
                 ended = "ended early, as asked"
                 break
-            if (
-                self._share() - last_judged >= _JUDGED_EVERY
-                and self._judging <= _JUDGING_SHARE * self._elapsed
-            ):
+            if self._share() - last_judged >= _JUDGED_EVERY and self._may_judge():
                 last_judged = self._share()
                 loss, right = self._judge(self._average)
                 if loss < best:
