@@ -13,6 +13,7 @@ from typing import Any
 from studio.app.board import Board
 from studio.app.desk import Desk
 from studio.app.export import Exported, write_model
+from studio.app.home import training_folder
 from studio.app.jobs import Run
 from studio.app.project import Project, ScanResult, Version
 from studio.app.store import MODEL, Store
@@ -70,7 +71,7 @@ def compress(desk: Desk, *, agreed: bool) -> int:
         board.end_job(job, "done", f"{made.name} is ready")
         _add(desk, made, project)
 
-    scratch = desk.home.session / "training"
+    scratch = training_folder(desk.home.folder)
     work = _apply(project, head, recipe, desk.store, scratch, agreed=agreed)
     return desk.lanes.do(job, work, done, lambda items: _extend_live(board, job, items))
 

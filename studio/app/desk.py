@@ -20,11 +20,14 @@ from studio.app.store import Store
 from studio.base.errors import StudioError
 from studio.records.base import replace
 from studio.records.measure import DataSpec
+from studio.records.plan import Plan
 from studio.records.task import (
     Answer,
     DataPreview,
     DescribeData,
     Failed,
+    Forecast,
+    Forecasted,
     Inspect,
     Inspected,
     Previewed,
@@ -82,7 +85,7 @@ class Desk:
     def show(self, project: Project | None, *, saved: bool = True) -> None:
         """Show another project, or none; `saved`: there is no unsaved work in it yet."""
         self.lanes.turn_page()
-        self.lanes.forget("preview", "describe")
+        self.lanes.forget("preview", "forecast", "describe")
         self.history, self._merge = History(), ("", 0.0)
         if saved:
             self.board.mark_saved(project)
@@ -94,6 +97,7 @@ class Desk:
             planning=False,
             plan_error="",
             predicted=None,
+            forecast=None,
             live=None,
             scan_live=None,
             **self._history_fields(),
@@ -150,7 +154,7 @@ class Desk:
     def _settle(self, before: Project, project: Project) -> None:
         """Show a project with other decisions, and ask what follows from them."""
         moved = project.head != before.head or project.input_sizes != before.input_sizes
-        fields: dict[str, Any] = {"plans": (), "predicted": None} if moved else {}
+        fields: dict[str, Any] = {"plans": (), "predicted": None, "forecast": None} if moved else {}
         self.board.change(project=project, **fields, **self._history_fields())
         if moved:
             self._inspect_head()
@@ -173,17 +177,18 @@ class Desk:
         """Ask what the staged treatments would do."""
         project, head = self.project, self.head
         steps = project.steps()
-        self.lanes.forget("preview")
+        self.lanes.forget("preview", "forecast")
         if not steps:
-            self.board.change(plans=(), planning=False, plan_error="", predicted=None)
+            self.board.change(plans=(), planning=False, plan_error="", predicted=None, forecast=None)
             return
-        self.board.change(planning=True)
+        self.board.change(planning=True, forecast=None)
 
         def then(answer: Answer) -> None:
             match answer:
                 case Previewed(plans=plans):
                     predicted = plans[-1].after if plans else None
                     self.board.change(plans=plans, planning=False, plan_error="", predicted=predicted)
+                    self._forecast(plans)
                 case Failed():
                     sentence = error_of(answer).sentence
                     self.board.change(plans=(), planning=False, plan_error=sentence, predicted=None)
@@ -195,6 +200,26 @@ class Desk:
         )
         # A plan that looks at data may take its time: the next edit ends it anyway.
         self.lanes.ask(task, then, key="preview", light=True, limits=default_limits(PLAN_LIMIT_S))
+
+    def _forecast(self, plans: tuple[Plan, ...]) -> None:
+        """Ask how fast the result of the plans would be; a draft that does not run leaves it unknown."""
+        project, head = self.project, self.head
+        if not any(plan.actions for plan in plans):
+            return
+
+        def then(answer: Answer) -> None:
+            if isinstance(answer, Forecasted):
+                self.board.change(forecast=answer.latency)
+
+        task = Forecast(
+            model=head.file,
+            plans=plans,
+            input_sizes=project.input_sizes,
+            calibration=project.calibration,
+            evaluation=project.evaluation,
+            threads=project.threads,
+        )
+        self.lanes.ask(task, then, key="forecast", patient=True)
 
     def _inspect_head(self) -> None:
         """Inspect the head where that has not been done at the chosen sizes."""

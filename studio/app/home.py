@@ -6,6 +6,7 @@
                       /models/      files by digest (`store`)
                       /stripped/    weightless copies for the graph view
                       /jobs/        scratch folders of running deeds
+    HOME/training/                  checkpoints of training that is going on, or was killed
 
 A session folder whose owner is gone and that holds an autosaved project is what a crash left.
 """
@@ -43,6 +44,12 @@ def default_home() -> Path:
     return Path(
         os.environ.get("FEATHERWEIGHT_HOME") or platformdirs.user_data_dir("featherweight", appauthor=False)
     )
+
+
+def training_folder(home: Path | None = None) -> Path:
+    """Where checkpoints of training lie; sessions and command lines share it, so that either goes on where
+    any was killed."""
+    return (home or default_home()) / "training"
 
 
 class Home:

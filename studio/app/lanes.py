@@ -49,16 +49,17 @@ class Lanes:
         *,
         key: str,
         light: bool = False,
+        patient: bool = False,
         limits: Limits | None = None,
     ) -> None:
-        """Put a question; a later one with the same key supersedes it."""
+        """Put a question; a later one with the same key supersedes it, and a patient one gives way to all others."""
         page = self._page
 
         def now(answer: Answer) -> None:
             if page == self._page:
                 then(answer)
 
-        self._ask.ask(task, now, key=key, light=light, limits=limits)
+        self._ask.ask(task, now, key=key, light=light, patient=patient, limits=limits)
 
     def ask_as_job(self, job: int, task: Task, then: Callable[[Answer], None]) -> None:
         """Put a question that is shown as a job and can be cancelled."""

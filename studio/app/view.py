@@ -5,6 +5,7 @@ from __future__ import annotations
 from studio.app.jobs import Job, LogLine
 from studio.app.project import Project, ScanResult
 from studio.records.base import Record
+from studio.records.measure import Latency
 from studio.records.model import Cost
 from studio.records.plan import Plan
 
@@ -44,6 +45,7 @@ class View(Record, frozen=True, kw_only=True):
         planning: a newer plan is on its way.
         plan_error: why the staged treatments cannot be planned; '' when they can.
         predicted: cost of the head once the staged treatments are carried out.
+        forecast: latency of a draft of that, timed against the head; None until it is known.
         scan_live: the running scan's layers so far.
         undo_text / redo_text: what undo and redo would take back or repeat.
     """
@@ -56,12 +58,22 @@ class View(Record, frozen=True, kw_only=True):
     planning: bool = False
     plan_error: str = ""
     predicted: Cost | None = None
+    forecast: Latency | None = None
     live: Live | None = None
     scan_live: ScanResult | None = None
     can_undo: bool = False
     can_redo: bool = False
     undo_text: str = ""
     redo_text: str = ""
+
+    @property
+    def predicted_ms(self) -> float | None:
+        """Latency of the head once the staged treatments are carried out; None where it cannot be said."""
+        current = self.project.current if self.project is not None else None
+        measured = current.measurement if current is not None else None
+        if self.forecast is None or not self.forecast.ratio or measured is None or measured.latency is None:
+            return None
+        return measured.latency.median_ms / self.forecast.ratio
 
     def job(self, job_id: int) -> Job | None:
         """The job with this id, if it is known."""

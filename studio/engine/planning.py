@@ -74,15 +74,22 @@ def plan_steps(listing: Listing, steps: Sequence[Step], context: Context) -> tup
     for number, step in enumerate(steps):
         plan = plan_step(listing, step, context)
         plans.append(plan)
-        if plan.actions and number + 1 < len(steps):
-            technique = find(step.settings)
-            after = (
-                technique.draft(listing, plan, context)
-                if isinstance(technique, Drafting)
-                else technique.apply(listing, plan, context)
-            )
-            listing = list_layers(after, dict(listing.input_sizes))
+        if number + 1 < len(steps):
+            listing = draft(listing, plan, context)
     return tuple(plans)
+
+
+def draft(listing: Listing, plan: Plan, context: Context) -> Listing:
+    """The structure that a plan leaves, with any weights, listed."""
+    if not plan.actions:
+        return listing
+    technique = find(plan.step.settings)
+    after = (
+        technique.draft(listing, plan, context)
+        if isinstance(technique, Drafting)
+        else technique.apply(listing, plan, context)
+    )
+    return list_layers(after, dict(listing.input_sizes))
 
 
 def open_calibration(spec: DataSpec | None, listing: Listing) -> Dataset | None:

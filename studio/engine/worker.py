@@ -160,6 +160,10 @@ def perform(
             from studio.engine.planning import preview
 
             return preview(task, progress, _listing(task.model, task.input_sizes))
+        case t.Forecast():
+            from studio.engine.forecast import forecast
+
+            return forecast(task, progress, _listing(task.model, task.input_sizes))
         case t.DescribeLayer():
             return _describe_layer(task, progress)
         case t.DescribeData():

@@ -119,11 +119,17 @@ def _latency(view: View, original: Version | None, current: Version | None) -> F
             delta = f"{latency.ratio:.2f}× {'faster' if faster else 'as fast'}"
             better = faster
     source = "measured" if now is not None else ("not measured yet" if current else "")
-    if view.project and view.project.treatments:
-        detail += "\nWhat the staged treatments do to it is measured once they are carried out."
+    after = view.predicted_ms
+    if after is not None and first is not None and view.forecast is not None:
+        source, delta, better = "predicted", units.change(first, after), after < first
+        detail += (
+            "\nPredicted: a draft of the result, with the same structure, was timed against this version."
+        )
+        if view.forecast.busy:
+            detail += " The machine was busy meanwhile."
     return Figure(
         name="Latency",
-        values=(_ms(first), _ms(now), None),
+        values=(_ms(first), _ms(now), _ms(after)),
         unit="ms",
         source=source,
         delta=delta,

@@ -11,7 +11,15 @@ from typing import Annotated, TypeAlias
 from msgspec import Meta
 
 from studio.records.base import Record
-from studio.records.measure import DataSpec, DataSummary, LayerTime, Measurement, OutputError, Sensitivity
+from studio.records.measure import (
+    DataSpec,
+    DataSummary,
+    Latency,
+    LayerTime,
+    Measurement,
+    OutputError,
+    Sensitivity,
+)
 from studio.records.model import ModelInfo, Outline, TensorInfo
 from studio.records.plan import Plan
 from studio.records.steps import AnySettings, Recipe, Step
@@ -38,6 +46,17 @@ class PreviewSteps(TaskBase, frozen=True, kw_only=True, tag="preview"):
     steps: tuple[Step, ...]
     input_sizes: InputSizes = ()
     calibration: DataSpec | None = None
+
+
+class Forecast(TaskBase, frozen=True, kw_only=True, tag="forecast"):
+    """Time a draft of what plans would leave against the model. Answer: Forecasted."""
+
+    model: str
+    plans: tuple[Plan, ...]
+    input_sizes: InputSizes = ()
+    calibration: DataSpec | None = None
+    evaluation: DataSpec | None = None
+    threads: int = 0
 
 
 class DescribeLayer(TaskBase, frozen=True, kw_only=True, tag="describe_layer"):
@@ -147,6 +166,7 @@ class Import(TaskBase, frozen=True, kw_only=True, tag="import"):
 Task: TypeAlias = (
     Inspect
     | PreviewSteps
+    | Forecast
     | DescribeLayer
     | DescribeData
     | Apply
@@ -245,6 +265,12 @@ class Previewed(AnswerBase, frozen=True, kw_only=True, tag="previewed"):
     """One plan per step, in order; each step is planned on the model that the one before leaves."""
 
     plans: tuple[Plan, ...]
+
+
+class Forecasted(AnswerBase, frozen=True, kw_only=True, tag="forecasted"):
+    """Latency of a draft; its ratio to the model's is what is predicted of the result."""
+
+    latency: Latency
 
 
 class ChannelRange(Record, frozen=True, kw_only=True):
@@ -368,6 +394,7 @@ class Stopped(AnswerBase, frozen=True, kw_only=True, tag="stopped"):
 Answer: TypeAlias = (
     Inspected
     | Previewed
+    | Forecasted
     | LayerDetail
     | DataPreview
     | Applied

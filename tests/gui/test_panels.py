@@ -22,7 +22,7 @@ from studio.gui.palette import matches
 from studio.gui.selection import Selection
 from studio.gui.theme import Theme
 from studio.gui.versions_panel import VersionsPanel, in_tree_order
-from studio.records.measure import DataSpec, DataSummary, Preprocess
+from studio.records.measure import DataSpec, DataSummary, Latency, Preprocess
 from studio.records.model import Finding
 from studio.records.task import DataPreview, Failed
 from tests.support.canned import FakeSession, busy_view
@@ -34,7 +34,7 @@ def with_head(view: View, head: int) -> View:
     )
 
 
-def test_staged_treatments_show_a_predicted_size_and_no_predicted_latency() -> None:
+def test_staged_treatments_show_a_predicted_size_and_a_latency_only_once_a_draft_was_timed() -> None:
     size, latency, accuracy, _memory = figures(busy_view())
     assert size.source == "predicted"
     assert size.better is True
@@ -42,6 +42,11 @@ def test_staged_treatments_show_a_predicted_size_and_no_predicted_latency() -> N
     assert latency.source == "measured"
     assert latency.values[2] is None
     assert accuracy.source == "measured, n = 1000"
+    forecast = Latency(median_ms=10, low_ms=9.9, high_ms=10.1, ratio=2.0, runs=20, threads=2)
+    _, latency, _, _ = figures(msgspec.structs.replace(busy_view(), forecast=forecast))
+    assert latency.source == "predicted"
+    assert latency.values == ("21.4", "21.4", "10.7")
+    assert latency.better is True
 
 
 def test_a_made_version_is_held_against_the_original() -> None:

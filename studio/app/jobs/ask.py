@@ -2,7 +2,7 @@
 
 The worker keeps the model loaded between questions and is started again when it dies. While a
 latency is measured (`quiet`), only *light* questions pass (a plan takes milliseconds and medians do
-not feel it); heavy ones wait.
+not feel it); heavy ones wait. A *patient* question gives way to every other and is begun anew.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ class _Question:
     light: bool
     limits: Limits
     progress: Callable[[Progressed], None]
+    patient: bool = False
     dropped: bool = field(default=False)
+    postponed: bool = field(default=False)
 
 
 class AskLane:
@@ -61,6 +63,7 @@ class AskLane:
         *,
         key: str = "",
         light: bool = False,
+        patient: bool = False,
         limits: Limits | None = None,
         progress: Callable[[Progressed], None] = lambda _news: None,
     ) -> None:
@@ -69,12 +72,14 @@ class AskLane:
         A question with a `key` supersedes all earlier ones with the same key: they are dropped
         without an answer.
         """
-        question = _Question(task, then, key, light, limits or self._limits, progress)
+        question = _Question(task, then, key, light, limits or self._limits, progress, patient)
         with self._condition:
             if key:
                 self._drop(key)
                 self._newest[key] = question
             self._waiting.append(question)
+            if not patient:
+                self._postpone()
             self._condition.notify_all()
 
     def drop(self, key: str) -> None:
@@ -126,6 +131,12 @@ class AskLane:
         if newest is self._running and self._driver is not None:
             self._driver.cancel(_PATIENCE_S)
 
+    def _postpone(self) -> None:
+        running = self._running
+        if running is not None and running.patient and not running.dropped and self._driver is not None:
+            running.postponed = True
+            self._driver.cancel(_PATIENCE_S)
+
     # ------------------------------------------------------------ the lane's thread
 
     def _serve(self) -> None:
@@ -135,8 +146,12 @@ class AskLane:
             with self._condition:
                 self._running = None
                 dropped = question.dropped
+                again = question.postponed and not dropped and isinstance(answer, Stopped)
+                if again:
+                    question.postponed = False
+                    self._waiting.append(question)
                 self._condition.notify_all()
-            if not dropped and not self._closed:
+            if not dropped and not again and not self._closed:
                 self._post(functools.partial(_deliver, question, answer))
 
     def _warm(self) -> Driver:
@@ -151,7 +166,7 @@ class AskLane:
     def _next(self) -> _Question | None:
         with self._condition:
             while not self._closed:
-                for question in self._waiting:
+                for question in sorted(self._waiting, key=lambda waiting: waiting.patient):
                     if question.light or not self._quiet:
                         self._waiting.remove(question)
                         self._running = question

@@ -288,6 +288,7 @@ def subject_of(task: Task) -> str:
 _VERBS = {
     "Inspect": "Reading",
     "PreviewSteps": "Planning",
+    "Forecast": "Predicting the latency of",
     "DescribeLayer": "Describing a layer of",
     "DescribeData": "Reading the data for",
     "Apply": "Compressing",

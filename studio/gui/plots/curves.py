@@ -120,6 +120,7 @@ class CurvePlot(PlotBox):
             promised = self.predicted_end(old)
             self._promised = {} if promised is None else {new.live.job: promised}
         same = old.live is new.live and old.project is new.project and old.predicted is new.predicted
+        same = same and old.forecast is new.forecast
         if not same or old.plans is not new.plans:
             self._show(self.read(new))
 
@@ -234,23 +235,30 @@ class LatencyPlot(CurvePlot):
     def __init__(
         self, session: Session, selection: Selection, theme: Theme, parent: QWidget | None = None
     ) -> None:
-        words = "Latency at checkpoints, measured while a model is compressed, is drawn here."
+        words = "Latency: what treatments are predicted to do, and what is measured at checkpoints, is drawn here."
         super().__init__(session, selection, theme, "Latency (ms, median ± 95 % CI)", words, parent)
 
     def read(self, view: View) -> Curve:
         """Milliseconds."""
+        original = _ms(view.project, original=True)
         live = _running_or_staged(view)
         if live is None or not live.times:
-            return Curve()
+            now, end = _ms(view.project), self.predicted_end(view)
+            if live is not None or now is None or end is None:
+                return Curve()
+            total = _steps(view) or 1
+            return Curve(((0.0, now),), predicted=(float(total), end), original=original, total=total)
         start = () if live.start_ms is None else ((0.0, live.start_ms, live.start_ms, live.start_ms),)
         points = (*start, *((float(x), m, low, high) for x, m, low, high in live.times))
         done = tuple((x, median) for x, median, _, _ in points)
         band = tuple((x, low, high) for x, _, low, high in points)
-        return Curve(done, band, None, _original_ms(view.project), live.total, live.running)
+        promised = self.promised(live) if live.running and points[-1][0] < live.total else None
+        end_point = None if promised is None else (float(live.total), promised)
+        return Curve(done, band, end_point, original, live.total, live.running)
 
-    def predicted_end(self, _view: View) -> float | None:
-        """Latency is measured, never predicted."""
-        return None
+    def predicted_end(self, view: View) -> float | None:
+        """Milliseconds once the staged treatments are carried out."""
+        return view.predicted_ms if view.plans else None
 
     def words(self, value: float) -> str:
         """Milliseconds."""
@@ -262,8 +270,8 @@ def _weights(project: Project | None, *, original: bool = False) -> int | None:
     return version.info.cost.bytes if version is not None and version.info is not None else None
 
 
-def _original_ms(project: Project | None) -> float | None:
-    original = project.original if project is not None else None
-    if original is None or original.measurement is None or original.measurement.latency is None:
+def _ms(project: Project | None, *, original: bool = False) -> float | None:
+    version = None if project is None else project.original if original else project.current
+    if version is None or version.measurement is None or version.measurement.latency is None:
         return None
-    return original.measurement.latency.median_ms
+    return version.measurement.latency.median_ms

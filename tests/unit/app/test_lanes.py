@@ -137,6 +137,23 @@ def test_while_it_is_quiet_only_light_questions_pass(
     assert answers == ["light", "heavy"]
 
 
+def test_a_patient_question_gives_way_and_is_begun_anew(ask: AskLane, tmp_path: Path, until: Until) -> None:
+    heard: list[str] = []
+    slow = inspect(tmp_path, "slow")
+    ask.ask(
+        slow,
+        lambda _a: heard.append("answer"),
+        key="p",
+        patient=True,
+        progress=lambda _n: heard.append("works"),
+    )
+    until(lambda: "works" in heard)
+    ask.ask(inspect(tmp_path, "net"), lambda _a: heard.append("hurried"))
+    until(lambda: "hurried" in heard and heard[-1] == "works")
+    ask.drop("p")
+    assert "answer" not in heard
+
+
 # ---------------------------------------------------------------- the do lane
 
 

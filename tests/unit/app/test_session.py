@@ -117,9 +117,12 @@ def test_staging_plans_and_predicts(opened: Session, until: Until) -> None:
     assert [plan.step.settings for plan in opened.view.plans] == [Sparsify(), Fp16()]
     assert opened.view.predicted is not None
     assert opened.view.predicted.bytes == 600
+    until(lambda: opened.view.forecast is not None)
+    assert opened.view.predicted_ms == 0.5  # measured 1 ms, and the draft took half the time
     opened.clear_treatments()
     assert opened.view.plans == ()
     assert opened.view.predicted is None
+    assert opened.view.predicted_ms is None
 
 
 def test_decisions_are_undone_and_redone_with_their_words(opened: Session) -> None:
