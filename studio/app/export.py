@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
+
+import psutil
 
 from studio.base.errors import StudioError
 from studio.base.units import file_size
@@ -30,6 +33,8 @@ from studio.records.task import (
 )
 
 A = TypeVar("A", bound=AnswerBase)
+
+_PARTIAL = ".partial"
 
 
 class Runs(Protocol):
@@ -90,7 +95,9 @@ def written_whole(target: Path) -> Iterator[Path]:
     """
     folder: Path | None = None
     try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+        _sweep(target)
+        prefix = f".{target.name}.{os.getpid()}."
+        folder = Path(tempfile.mkdtemp(prefix=prefix, suffix=_PARTIAL, dir=target.parent))
         yield folder / target.name
         beside = [path for path in folder.iterdir() if path.name != target.name]
         for path in (*beside, folder / target.name):
@@ -100,6 +107,14 @@ def written_whole(target: Path) -> Iterator[Path]:
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep(target: Path) -> None:
+    """Remove what a killed process left of an earlier attempt at the same target."""
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*{_PARTIAL}"):
+        pid = left.name.removeprefix(f".{target.name}.").split(".")[0]
+        if left.is_dir() and pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def disk_error(target: Path, error: OSError) -> StudioError:

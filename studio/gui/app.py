@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 from collections.abc import Callable
@@ -28,8 +29,9 @@ class Poster(QObject):
         self._posted.connect(self._run, Qt.ConnectionType.QueuedConnection)
 
     def post(self, call: Callable[[], None]) -> None:
-        """Run `call` on the thread of this object, soon."""
-        self._posted.emit(call)
+        """Run `call` on the thread of this object, soon; nothing happens once the window is gone."""
+        with contextlib.suppress(RuntimeError):  # Qt has deleted this object
+            self._posted.emit(call)
 
     @Slot(object)
     def _run(self, call: Callable[[], None]) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QDialog, QFormLayout, QHBoxLayout, QSpinBox, QVBoxLayout, QWidget
 
 from studio.app.project import Version
 from studio.app.session import Session
+from studio.app.view import View
 from studio.base import units
 from studio.gui.forms import indent
 from studio.gui.widgets import button, label
@@ -106,6 +109,10 @@ class SizesDialog(QDialog):
         column.addWidget(label(words, "dim", wrap=True))
         column.addLayout(form)
         row = QHBoxLayout()
+        as_data = sizes_of_data(session.view)
+        if as_data and any(self.boxes[name].value() != size for name, size in as_data.items()):
+            tip = ", ".join(f"{name} = {size}" for name, size in as_data.items())
+            row.addWidget(button("As in the data", lambda: self._fill(as_data), tip=tip))
         row.addStretch(1)
         row.addWidget(button("Cancel", self.reject, tip="Leave the sizes as they were"))
         ok = button("Count at these sizes", self.accept, role="primary", tip="Count everything anew")
@@ -114,7 +121,23 @@ class SizesDialog(QDialog):
         row.addWidget(ok)
         column.addLayout(row)
 
+    def _fill(self, sizes: Mapping[str, int]) -> None:
+        for name, size in sizes.items():
+            self.boxes[name].setValue(size)
+
     def accept(self) -> None:
         """Decide."""
         self._session.set_input_sizes(tuple((name, box.value()) for name, box in self.boxes.items()))
         super().accept()
+
+
+def sizes_of_data(view: View) -> dict[str, int]:
+    """The sizes that dynamic dimensions have in the chosen data, as far as the model's are dynamic."""
+    project = view.project
+    version = project.current if project else None
+    if project is None or version is None or version.info is None:
+        return {}
+    known = dict(version.info.input_sizes)
+    summary = project.evaluation_summary or project.calibration_summary
+    sizes = dict(summary.input_sizes) if summary is not None else {}
+    return {name: size for name, size in sizes.items() if name in known}
