@@ -47,8 +47,7 @@ def default_home() -> Path:
 
 
 def training_folder(home: Path | None = None) -> Path:
-    """Where checkpoints of training lie; sessions and command lines share it, so that either goes on where
-    any was killed."""
+    """Where checkpoints of training lie; shared by all, so that any goes on where another was killed."""
     return (home or default_home()) / "training"
 
 

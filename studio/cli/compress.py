@@ -9,7 +9,7 @@ from typing import Any
 
 from studio.app import recipe as recipes
 from studio.app.export import check_target, written_whole
-from studio.app.home import write_whole
+from studio.app.home import training_folder, write_whole
 from studio.app.jobs import WorkFailed
 from studio.app.report import Report, to_html
 from studio.base import units
@@ -144,6 +144,7 @@ def _carry_out(
             agreed=order.agreed,
             training=data(order.training),
             teacher=str(order.teacher or ""),
+            scratch=str(training_folder()),
         )
         applied = terminal.ask(task, Applied)
         check = terminal.ask(

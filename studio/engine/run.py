@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,11 +23,13 @@ from studio.engine.planning import open_calibration, plan_step, resolve_layers
 from studio.engine.techniques import find
 from studio.engine.techniques.contract import Context
 from studio.records import task
+from studio.records.base import encode
 from studio.records.plan import Plan
 from studio.records.steps import Step
 
 # Timing the model so far may take this share of the time that the work itself takes.
 CHECKPOINT_SHARE = 0.2
+_KEPT_SECONDS = 30 * 86400  # what nobody went on with for so long is removed
 
 
 def apply_steps(
@@ -77,12 +83,13 @@ def apply(
     sizes = dict(asked.input_sizes)
     listing = list_layers(model, sizes)
     notes: list[str] = []
+    scratch = _scratch(asked)
     context = Context(
         progress=progress.part(0.0, 0.95),
         calibration=open_calibration(asked.calibration, listing),
         training=open_calibration(asked.training, listing),
         teacher=_teacher(asked, model),
-        scratch=Path(asked.scratch) if asked.scratch else None,
+        scratch=scratch,
         enough=enough,
         trained=lambda *what: emit(_trained(*what)),
         seed=asked.recipe.seed,
@@ -95,6 +102,8 @@ def apply(
     progress.tick(0.96, "Writing the model")
     output = Path(asked.output)
     written = graph.save(result, output)
+    if scratch is not None:
+        shutil.rmtree(scratch, ignore_errors=True)
     return task.Applied(
         output=str(output),
         digest=graph.digest(output),
@@ -103,6 +112,28 @@ def apply(
         seconds=time.perf_counter() - started,
         notes=(*(note for plan in plans for note in plan.notes), *notes),
     )
+
+
+def _scratch(asked: task.Apply) -> Path | None:
+    """A folder for this work alone; the same work asked for again finds it, until it is done.
+
+    None where it cannot be made: then nothing is lost but the way back after a kill.
+    """
+    if not asked.scratch:
+        return None
+    place = Path(asked.scratch)
+    parts = (asked.recipe, asked.input_sizes, asked.calibration, asked.training)
+    what = graph.digest(Path(asked.model)).encode() + b"".join(encode(part) for part in parts)
+    key = hashlib.sha256(what).hexdigest()[:16]
+    with contextlib.suppress(OSError):
+        place.mkdir(parents=True, exist_ok=True)
+        for old in place.iterdir():
+            if time.time() - old.stat().st_mtime > _KEPT_SECONDS:
+                shutil.rmtree(old, ignore_errors=True)
+        (place / key).mkdir(exist_ok=True)
+        os.utime(place / key)
+        return place / key
+    return None
 
 
 def _teacher(asked: task.Apply, model: Model) -> Model | None:

@@ -432,3 +432,39 @@ sys.exit(f"imported: {{heavy}}" if heavy else 0)
         [sys.executable, "-c", script], check=False, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_training_that_was_killed_goes_on_when_the_same_command_runs_again(
+    net: Path, sample: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    step = "distill:minutes=0.1,batch=16"
+    command = [
+        *(sys.executable, "-m", "studio", "compress", str(net), "-o", str(tmp_path / "small.onnx")),
+        *(
+            "--step",
+            "prune_channels:ratio=0.5",
+            "--step",
+            step,
+            "--calibration",
+            str(sample / "calibration.npz"),
+        ),
+        *("--no-measure", "--threads", "1", "--json"),
+    ]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "FEATHERWEIGHT_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    first = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    begun = time.monotonic()
+    while not list(home.glob("training/*/*.safetensors")):
+        assert first.poll() is None
+        assert time.monotonic() - begun < LIMIT_S
+        time.sleep(0.05)
+    first.kill()
+    first.wait()
+    assert not (tmp_path / "small.onnx").exists()
+    second = subprocess.run(
+        command, check=True, cwd=ROOT, env=env, capture_output=True, text=True, timeout=LIMIT_S
+    )
+    notes = json.loads(second.stdout)["notes"]
+    assert any("of a run that was cut off" in note for note in notes), notes
+    assert (tmp_path / "small.onnx").is_file()
+    assert not list(home.glob("training/*"))

@@ -77,10 +77,6 @@ def carry_out(
         raise StudioError(
             f"{settings.title} needs samples", "neither training nor calibration data were given"
         )
-    checkpoint = None
-    if context.scratch is not None:
-        context.scratch.mkdir(parents=True, exist_ok=True)
-        checkpoint = checkpoint_path(context.scratch, listing.model, plan.step, context.seed, teacher)
     wanted = replace(
         lesson(plan, data, context, teacher=teacher),
         labels=labels,
@@ -88,14 +84,20 @@ def carry_out(
         temperature=temperature,
         trained=_chosen(listing, plan),
     )
-    hooks = Hooks(
-        progress=context.progress, told=context.trained, enough=context.enough, checkpoint=checkpoint
-    )
-    model, outcome = train(listing.model, wanted, hooks)
+    model, outcome = train(listing.model, wanted, hooks_of(context, listing.model, plan.step, wanted))
     context.note(in_words(outcome, labelled=teacher is None))
     for action in plan.actions:
         context.treated(model, action.layer, "trained")
     return model
+
+
+def hooks_of(context: Context, model: Model, step: Step, wanted: Lesson) -> Hooks:
+    """How the outside hears of the training of a model, and where its checkpoint lies."""
+    place = None
+    if context.scratch is not None:
+        context.scratch.mkdir(parents=True, exist_ok=True)
+        place = checkpoint_path(context.scratch, model, step, context.seed, wanted.teacher, wanted.data)
+    return Hooks(context.progress, context.trained, context.enough, place)
 
 
 def lesson(plan: Plan, data: Dataset, context: Context, *, teacher: Model | None) -> Lesson:
@@ -142,4 +144,8 @@ def in_words(outcome: Outcome, *, labelled: bool) -> str:
     else:
         change = f"loss {outcome.before:.4g} → {outcome.after:.4g}"
     ended = f" ({outcome.ended})" if outcome.ended else ""
-    return f"Trained {outcome.steps} steps in {outcome.seconds:.0f} s{ended}; {change} on samples that did not teach."
+    resumed = f", going on at step {outcome.resumed} of a run that was cut off" if outcome.resumed else ""
+    return (
+        f"Trained {outcome.steps} steps in {outcome.seconds:.0f} s{resumed}{ended}; "
+        f"{change} on samples that did not teach."
+    )

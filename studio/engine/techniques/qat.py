@@ -76,8 +76,7 @@ class AwareTraining:
 
     def apply(self, listing: Listing, plan: Plan, context: Context) -> Model:
         """See `Technique.apply`."""
-        from studio.engine.techniques.learning import in_words, lesson, samples
-        from studio.engine.training import Hooks
+        from studio.engine.techniques.learning import hooks_of, in_words, lesson, samples
         from studio.engine.training.session import teach, threads_of_torch
 
         settings = _settings(plan.step)
@@ -91,7 +90,8 @@ class AwareTraining:
         model = shop.build(_first_choice(shop, settings, context))
         module, latents = _with_masters(model, shop, settings.weights, _others(listing, plan))
         wanted = lesson(plan, data, context, teacher=context.teacher or listing.model)
-        hooks = Hooks(context.progress.part(0.1, 1.0), context.trained, context.enough)
+        late = replace(context, progress=context.progress.part(0.1, 1.0))
+        hooks = hooks_of(late, listing.model, plan.step, wanted)
         with threads_of_torch(context.threads):
             outcome = teach(module, replace(wanted, norms=False), hooks)
         context.note(in_words(outcome, labelled=False))

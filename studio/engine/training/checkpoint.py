@@ -1,7 +1,7 @@
 """A training run's state on disk, so that a killed run loses one interval and no more.
 
 Tensors lie in a safetensors file that is written beside the old one and then put in its place; numbers lie
-in its header. A checkpoint of another model, step or seed has another name and is never picked up.
+in its header. A checkpoint of another model, step, seed or data set has another name and is never picked up.
 """
 
 from __future__ import annotations
@@ -18,17 +18,22 @@ import onnx_ir as ir
 from torch import Tensor
 
 from studio.engine import graph
+from studio.engine.dataset import Dataset
 from studio.engine.graph import Model
 from studio.records.steps import Step
 
 
-def checkpoint_path(folder: Path, model: Model, step: Step, seed: int, teacher: Model | None) -> Path:
+def checkpoint_path(
+    folder: Path, model: Model, step: Step, seed: int, teacher: Model | None, data: Dataset
+) -> Path:
     """Where the checkpoint of exactly this run lies."""
     digest = hashlib.sha256()
     for part in (model, teacher):
         if part is not None:
             _add(digest, part)
     digest.update(msgspec.json.encode(step))
+    digest.update(msgspec.json.encode(data.spec))
+    digest.update(data.order.tobytes())
     digest.update(str(seed).encode())
     return folder / f"training-{digest.hexdigest()[:16]}.safetensors"
 
@@ -72,8 +77,3 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
             return {n: file.get_tensor(n) for n in file.keys()}, numbers  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError, msgspec.DecodeError):
         return None
-
-
-def drop(path: Path) -> None:
-    """Remove a checkpoint that has served."""
-    path.unlink(missing_ok=True)

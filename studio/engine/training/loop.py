@@ -33,7 +33,9 @@ _CLIP = 1.0
 _AVERAGE = 0.998
 _JUDGED_EVERY = 0.05  # share of the run between two judgements
 _JUDGING_SHARE = 0.2  # of the time may go into judging
-_CHECKPOINT_SECONDS = 20.0
+_FIRST_CHECKPOINT = 2.0  # seconds of training; the pauses between the next ones double
+_CHECKPOINT_SECONDS = 20.0  # up to this
+_CHECKPOINT_SHARE = 0.05  # of the time may go into writing checkpoints
 _LONGEST_STEP = 30.0  # seconds: what is longer was a pause
 
 
@@ -65,7 +67,8 @@ class Hooks:
     Attributes:
         told: called with (step, steps expected, loss, share right or None, rate).
         enough: asked between steps; True ends the run with the best so far.
-        checkpoint: file for resuming; None = no checkpoints.
+        checkpoint: file for resuming; None = no checkpoints. It stays when the run is over, so that what comes
+            after it may be killed too; whoever named it removes it.
     """
 
     progress: Progress = field(default_factory=Progress)
@@ -80,6 +83,7 @@ class Outcome:
 
     Attributes:
         before / after: judged loss of the first and the kept weights.
+        resumed: step from which a run that was cut off went on; 0 = it was not.
         right_before / right: share of right answers (with labels) or agreement with the teacher; None where senseless.
     """
 
@@ -90,6 +94,7 @@ class Outcome:
     right_before: float | None
     right: float | None
     ended: str = ""
+    resumed: int = 0
 
 
 class Trainer:
@@ -129,6 +134,7 @@ class Trainer:
         self._best: dict[str, Tensor] = {}
         self._step, self._elapsed, self._judging = 0, 0.0, 0.0
         self._loss = math.nan
+        self._ended = ""
 
     def _trained(self) -> dict[str, nn.Parameter]:
         found = {n: p for n, p in self._module.named_parameters() if p.requires_grad}
@@ -159,35 +165,37 @@ class Trainer:
         if resumed is not None:
             best, kept_right = resumed["best"], resumed["right"]
         batches = self._samples.endless(self._step * self._course.accumulate)
-        last_judged, last_saved, ended = self._share(), time.monotonic(), ""
-        while self._share() < 1:
+        last_judged, last_saved, pause = self._share(), time.monotonic(), _FIRST_CHECKPOINT
+        while self._share() < 1 and not self._ended:
             started = time.monotonic()
             self._one_step(batches)
             self._elapsed += min(time.monotonic() - started, _LONGEST_STEP)
             self._tell(right)
             if self._hooks.enough():
-                ended = "ended early, as asked"
-                break
-            if self._share() - last_judged >= _JUDGED_EVERY and self._may_judge():
+                self._ended = "ended early, as asked"
+            elif self._share() - last_judged >= _JUDGED_EVERY and self._may_judge():
                 last_judged = self._share()
                 loss, right = self._judge(self._average)
                 if loss < best:
                     best, kept_right = loss, right
                     self._best = {n: t.clone() for n, t in self._average.items()}
                 if self._course.target and right is not None and right >= self._course.target:
-                    ended = "the target was reached"
-                    break
-            if time.monotonic() - last_saved > _CHECKPOINT_SECONDS:
+                    self._ended = "the target was reached"
+            if time.monotonic() - last_saved > pause:
+                took = self._save(best, kept_right)
+                pause = max(min(2 * pause, _CHECKPOINT_SECONDS), took / _CHECKPOINT_SHARE)
                 last_saved = time.monotonic()
-                self._save(best, kept_right)
         loss, right = self._judge(self._average)
         if loss < best:
             best, kept_right = loss, right
-            self._best = dict(self._average)
+            self._best = {n: t.clone() for n, t in self._average.items()}
+        if self._elapsed > _FIRST_CHECKPOINT:
+            self._save(best, kept_right)
         self._put(self._best)
-        if self._hooks.checkpoint is not None:
-            checkpoint.drop(self._hooks.checkpoint)
-        return Outcome(self._step, self._elapsed, first, best, right_before, kept_right, ended)
+        return Outcome(
+            self._step, self._elapsed, first, best, right_before, kept_right, self._ended,
+            0 if resumed is None else int(resumed["step"]),
+        )  # fmt: skip
 
     def _share(self) -> float:
         """How much of the run is done, 0..1."""
@@ -296,9 +304,11 @@ class Trainer:
 
     # -------------------------------------------------------------- checkpoints
 
-    def _save(self, best: float, right: float | None) -> None:
+    def _save(self, best: float, right: float | None) -> float:
+        """Write a checkpoint; how many seconds that took."""
         if self._hooks.checkpoint is None:
-            return
+            return 0.0
+        started = time.monotonic()
         tensors: dict[str, Tensor] = {}
         for part, state in (("now", self._state()), ("average", self._average), ("best", self._best)):
             tensors |= {f"{part}/{n}": t for n, t in state.items()}
@@ -311,8 +321,10 @@ class Trainer:
             "loss": self._loss,
             "best": best,
             "right": right,
+            "ended": self._ended,
         }
         checkpoint.save(self._hooks.checkpoint, tensors, numbers)
+        return time.monotonic() - started
 
     def _resume(self) -> dict[str, Any] | None:
         found = checkpoint.load(self._hooks.checkpoint) if self._hooks.checkpoint is not None else None
@@ -329,4 +341,5 @@ class Trainer:
             if keys:
                 self._optimizer.state[parameter] = {k: tensors[f"adam/{k}/{name}"] for k in keys}
         self._step, self._elapsed, self._loss = numbers["step"], numbers["elapsed"], numbers["loss"]
+        self._ended = numbers["ended"]
         return numbers

@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto
 from support.nets import Net
 
+from studio.base.errors import Cancelled
 from studio.base.progress import Progress
 from studio.engine import execute, graph
 from studio.engine.dataset import Dataset, open_data
@@ -96,3 +97,24 @@ def test_without_samples_it_is_refused(tmp_path: Path) -> None:
     plan = plan_step(listing, Step(settings=Qat()), Context())
     assert not plan.actions
     assert all("samples" in r.reason for r in plan.refusals)
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("studio.engine.training.loop._FIRST_CHECKPOINT", 0.0)
+    monkeypatch.setattr("studio.engine.training.loop._CHECKPOINT_SHARE", 1e9)
+    listing, data = conv_net(tmp_path)
+    how = Qat(weights=4, steps=20, rate=2e-3, batch=32)
+    plan = plan_step(listing, Step(settings=how), Context(calibration=data, threads=1))
+    whole = find(how).apply(listing, plan, Context(calibration=data, threads=1))
+    seen: list[int] = []
+    dying = Context(
+        progress=Progress(cancelled=lambda: len(seen) >= 12), calibration=data, threads=1,
+        scratch=tmp_path / "scratch", trained=lambda step, *_: seen.append(step),
+    )  # fmt: skip
+    with pytest.raises(Cancelled):
+        find(how).apply(listing, plan, dying)
+    notes: list[str] = []
+    again = Context(calibration=data, threads=1, scratch=tmp_path / "scratch", note=notes.append)
+    resumed = find(how).apply(listing, plan, again)
+    assert "going on at step 1" in notes[0]
+    assert graph.to_bytes(resumed) == graph.to_bytes(whole)
