@@ -90,7 +90,7 @@ class Watch:
     Attributes:
         name: of a float value of the main graph.
         rank: its number of dimensions.
-        floor: a lower bound known beforehand (0 behind a Relu); None = look for the smallest value.
+        floor: nothing below matters (0 behind a Relu); None = everything does.
     """
 
     name: str
@@ -132,7 +132,11 @@ def observe(
             progress.tick((seen - 1) / total if total else 0.0, f"Calibrating, run {seen}")
         got = dict(zip(names, execute.run(sess, feed, names), strict=True))
         for watch, (low_name, high_name, mean_name, sample_name) in zip(watches, results, strict=True):
-            low = float(got[low_name]) if low_name else float(watch.floor or 0.0)
+            low = float(got[low_name]) if low_name else 0.0
+            sample = got[sample_name] if sample_name else None
+            if watch.floor is not None:
+                low = max(low, watch.floor)
+                sample = None if sample is None else np.maximum(sample, watch.floor)
             high, mean = got[high_name].ravel(), got[mean_name].ravel()
             if not (np.isfinite(low) and np.isfinite(high).all() and np.isfinite(mean).all()):
                 raise StudioError(
@@ -140,7 +144,7 @@ def observe(
                     "no range can be taken from them",
                     "Check the data's preprocessing, or keep the layers there in float.",
                 )
-            found[watch.name].add(low, high, mean, got[sample_name] if sample_name else None)
+            found[watch.name].add(low, high, mean, sample)
     if not seen:
         raise StudioError(
             "The calibration data hold no sample",
@@ -181,7 +185,7 @@ def _statistics(model: Model, value: ir.Value, watch: Watch, *, samples: bool) -
     def number(x: object) -> ir.Value:
         return edit.add_constant(model, graph, "seen", np.asarray(x, np.int64))
 
-    low = add("ReduceMin", [value], keepdims=0) if watch.floor is None else None
+    low = add("ReduceMin", [value], keepdims=0) if watch.floor != 0.0 else None
     if watch.rank >= 3 and watch.rank == _image_rank(value, watch.rank):
         # Pooling runs on the blocked layout that convolutions leave; a plain reduction would reorder first.
         high = add("ReduceMax", [add("GlobalMaxPool", [value])], axes=[0], keepdims=0)

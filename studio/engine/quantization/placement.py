@@ -164,8 +164,26 @@ def site_of(value: ir.Value) -> Site:
                 break
             factor, shift = factor * step[0], shift * step[0] + step[1]
             last = after.outputs[0]
-    bounds = (low * factor + shift, high * factor + shift)
+    bounds = (max(low * factor + shift, _dead_below(last)), high * factor + shift)
     return Site(first, last, factor, shift, *bounds)
+
+
+def _dead_below(value: ir.Value) -> float:
+    """The number below which all values do the same: x · clip(x + c, 0, …), as in hardswish, is zero below −c."""
+    uses = list(value.uses())
+    if len(uses) != 2 or value.is_graph_output():
+        return -np.inf
+    for adding, gated in (uses, reversed(uses)):
+        step = _scalar_step(adding[0], value)
+        gate = sole_consumer(adding[0].outputs[0])
+        if step is None or step[0] != 1 or step[1] < 0 or gate is None or gate.op_type not in _ACTIVATIONS:
+            continue
+        limits = _limits(gate)
+        if limits is None or limits[0] != 0 or gated[0].op_type != "Mul":
+            continue
+        if set(gated[0].inputs) == {value, _through(gate.outputs[0])}:
+            return -step[1]
+    return -np.inf
 
 
 def _limits(node: ir.Node) -> tuple[float, float] | None:

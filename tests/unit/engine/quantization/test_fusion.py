@@ -145,3 +145,14 @@ def test_shapes_tell_nothing_that_breaks_a_constant_model() -> None:
     shop = Workshop(model, infer_shapes(model, {"N": 2}), [])
     assert not shop.layers
     assert not shop.placed.sites
+
+
+def test_what_a_gate_closes_takes_no_part_of_the_grid() -> None:
+    model = _gated(Net(5))
+    shop = Workshop(model, infer_shapes(model, {"N": 2}), ["conv"])
+    (name,) = {shop.source("conv"), "conv"} - {"x"}
+    assert shop.placed.sites[name].low == -3, "below, hardswish is zero"
+    feed = {"x": 9 * np.random.default_rng(0).normal(size=(4, 3, 10, 10)).astype(np.float32)}
+    seen = observe(shop.model, shop.watches(), [feed], threads=1, samples=True)
+    assert seen[name].low == seen[name].sample.min() == -3
+    assert sqnr(model, quantized(model, feed), feed) > 25
