@@ -9,6 +9,7 @@ import typer
 
 from studio import __version__
 from studio.cli.help import steps_help
+from studio.records.steps import Training
 
 app = typer.Typer(
     help="See what every layer of a trained network costs, compress it, measure, export ONNX.\n\n"
@@ -132,6 +133,70 @@ def compress_(
             agreed=yes,
             json=json,
         )
+    )
+
+
+@app.command("train", epilog=steps_help(Training))
+def train_(
+    model: Model,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where to write.", show_default=False)],
+    method: Annotated[str, typer.Option(help="How: distill, finetune (needs labels) or qat.")] = "distill",
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE,…",
+            help="Settings of the method; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    training: Annotated[
+        str,
+        typer.Option(
+            help="Samples to train on, written like calibration data.",
+            metavar="SPEC",
+            show_default="the calibration data",
+        ),
+    ] = "",
+    teacher: Annotated[
+        Path | None, typer.Option(help="The model to learn from.", show_default="the model given")
+    ] = None,
+    calibration: Calibration = "",
+    evaluation: Evaluation = "",
+    layers: Layers = None,
+    seed: Seed = None,
+    threads: Threads = 0,
+    input_size: Sizes = None,
+    save_recipe: Annotated[
+        Path | None, typer.Option(help="Write the recipe as YAML.", show_default=False)
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML report.", show_default=False)] = None,
+    measure: Annotated[bool, typer.Option(help="Measure the result against the model given.")] = True,
+    json: Json = False,
+) -> None:
+    """Train a model's weights; run again after an interruption, it goes on where it was."""
+    from studio.cli.compress import Order
+    from studio.cli.train import train
+
+    train(
+        Order(
+            model=model,
+            output=output,
+            layers=tuple(layers or ()),
+            calibration=calibration or training,
+            evaluation=evaluation,
+            training=training,
+            teacher=teacher,
+            seed=seed,
+            threads=threads,
+            sizes=tuple(input_size or ()),
+            save_recipe=save_recipe,
+            report=report,
+            measure=measure,
+            json=json,
+        ),
+        method,
+        setting or [],
     )
 
 

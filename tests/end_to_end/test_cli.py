@@ -468,3 +468,20 @@ def test_training_that_was_killed_goes_on_when_the_same_command_runs_again(
     assert any("of a run that was cut off" in note for note in notes), notes
     assert (tmp_path / "small.onnx").is_file()
     assert not list(home.glob("training/*"))
+
+
+def test_train_is_the_step_of_the_same_name(net: Path, sample: Path, tmp_path: Path) -> None:
+    calibration = sample / "calibration.npz"
+    how = ("--no-measure", "--threads", "1", "--json")
+    trained = succeeded(
+        *("train", net, "-o", tmp_path / "a.onnx", "--method", "qat", "--set", "weights=4"),
+        *("--set", "steps=2,batch=8", "--training", calibration, *how),
+    )
+    step = "qat:weights=4,steps=2,batch=8"
+    stepped = succeeded(
+        *("compress", net, "-o", tmp_path / "b.onnx", "--step", step, "--calibration", calibration, *how)
+    )
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+    assert json.loads(trained)["recipe"] == json.loads(stepped)["recipe"]
+    said = refused("train", net, "-o", tmp_path / "c.onnx", "--method", "fp16", "--training", calibration)
+    assert "distill" in said
