@@ -142,8 +142,7 @@ def _extend_live(board: Board, job: int, items: Sequence[News]) -> None:
                     words=(*live.words, (item.layer, item.words)),
                 )
             case TimedSoFar():
-                point = (item.done, item.median_ms, item.low_ms, item.high_ms)
-                live = replace(live, times=(*live.times, point))
+                live = replace(live, times=(*live.times, (item.done, *_milliseconds(item, live.start_ms))))
             case Trained():
                 point_of_step = (item.step, item.loss, item.accuracy)
                 live = replace(live, training=(*live.training, point_of_step), training_steps=item.total)
@@ -151,6 +150,14 @@ def _extend_live(board: Board, job: int, items: Sequence[News]) -> None:
                 pass
     if live is not board.view.live:
         board.change(live=live)
+
+
+def _milliseconds(timed: TimedSoFar, start_ms: float | None) -> tuple[float, float, float]:
+    """Median, low and high: by the ratio to the start, whose time is well known, or as they were timed."""
+    if start_ms is None or timed.ratios is None:
+        return timed.median_ms, timed.low_ms, timed.high_ms
+    ratio, low, high = timed.ratios
+    return start_ms / ratio, start_ms / high, start_ms / low
 
 
 def _go_to_known(desk: Desk, known: Version, title: str) -> int:

@@ -197,7 +197,7 @@ class _Reporter:
         if self._feed is None:
             asked, sizes = self._asked, self._listing.input_sizes
             self._feed = latency.timing_feed(model, asked.evaluation, asked.calibration, sizes)
-        timed = latency.time_so_far(model, self._feed, self._asked.threads)
+        timed = latency.time_so_far(self._listing.model, model, self._feed, self._asked.threads)
         self._timing += time.perf_counter() - before
         if timed is not None:
             self._emit(
@@ -207,5 +207,6 @@ class _Reporter:
                     median_ms=timed.median_ms,
                     low_ms=timed.low_ms,
                     high_ms=timed.high_ms,
+                    ratios=(timed.ratio or 1.0, timed.ratio_low or 1.0, timed.ratio_high or 1.0),
                 )
             )

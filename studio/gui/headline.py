@@ -284,12 +284,20 @@ class _Cell(QWidget):
         """Show one figure; equal neighbours are shown once."""
         self._figure, self._theme = figure, theme
         source = f" · {figure.source}" if figure.source else ""
-        self._name.set_text(f"{figure.name}{source}")
         words = " → ".join(_shown(figure)) or "unknown"
         self.setAccessibleName(f"{figure.name}{source}: {words} {figure.unit} {figure.delta}".strip())
         self.setToolTip(f"{figure.name}{source}\n{figure.detail}")
         self._name.setToolTip("")
         self._fit()
+
+    def _title(self, figure: Figure, room: int) -> str:
+        """Name and source, in fewer words where there is no room for all; whether it is measured is always said."""
+        source, short = figure.source, figure.source.split(",")[0]
+        name = figure.name.split(" ")[0]
+        pairs = ((figure.name, source), (name, source), (figure.name, short), (name, short))
+        titles = [" · ".join(filter(None, pair)) for pair in pairs]
+        metrics = self._name.fontMetrics()
+        return next((t for t in titles if metrics.horizontalAdvance(t) <= room), titles[-1])
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         """Put the change above where there is no room; then leave the original out."""
@@ -301,8 +309,9 @@ class _Cell(QWidget):
             return
         tokens, figure, shown = self._theme.tokens, self._figure, _shown(self._figure)
         color = tokens.dim if figure.better is None else tokens.good if figure.better else tokens.bad
-        for part in (self._delta, self._above):
-            part.setText(f"<span style='color:{color}'>{figure.delta}</span>")
+        self._delta.setText(f"<span style='color:{color}'>{figure.delta}</span>")
+        brief = figure.delta.split("×")[0] + "×" if "×" in figure.delta else figure.delta
+        self._above.setText(f"<span style='color:{color}'>{brief}</span>")
         room = self.width() - 24
         font = QFontMetrics(self._theme.font(FIGURE_PX, QFont.Weight.DemiBold))
         while len(shown) > 1 and font.horizontalAdvance(" → ".join(shown) + f" {figure.unit}") > room:
@@ -311,6 +320,8 @@ class _Cell(QWidget):
         beside = taken + 8 + self._delta.sizeHint().width() <= room
         self._delta.setVisible(beside)
         self._above.setVisible(not beside)
+        above = 0 if beside else self._above.sizeHint().width() + 8
+        self._name.set_text(self._title(figure, room - above))
         arrow = f" <span style='color:{tokens.dim}'>→</span> "
         values = arrow.join(
             f"<span style='color:{tokens.text if place == len(shown) else tokens.dim}'>{value}</span>"

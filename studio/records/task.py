@@ -204,13 +204,18 @@ class Treated(NewsBase, frozen=True, kw_only=True, tag="treated"):
 
 
 class TimedSoFar(NewsBase, frozen=True, kw_only=True, tag="timed"):
-    """Latency of the model so far, measured at a checkpoint (few runs)."""
+    """Latency of the model so far, measured at a checkpoint (few runs, in turns with the model at the start).
+
+    Attributes:
+        ratios: time of the start / time so far: median and 95 % interval; None where it was timed alone.
+    """
 
     done: int
     total: int
     median_ms: float
     low_ms: float
     high_ms: float
+    ratios: tuple[float, float, float] | None = None
 
 
 class Trained(NewsBase, frozen=True, kw_only=True, tag="trained"):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from PySide6.QtCore import Qt
+from PySide6.QtCore import QPointF, QRectF, Qt
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
 
 from studio.app.view import Live, View
 from studio.gui.plots import PlotsPanel
+from studio.gui.plots.trade_off import place_labels
 from studio.gui.selection import Selection
 from studio.gui.theme import Theme
 from studio.records.steps import QuantizeStatic
@@ -114,6 +115,14 @@ def test_a_click_on_a_point_goes_to_its_version(
     QTest.mouseMove(plot.view.viewport(), place)
     QTest.mouseClick(plot.view.viewport(), Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, place)
     qtbot.waitUntil(lambda: fake_session.asked == [("go_to", point.version)])
+
+
+def test_a_label_keeps_clear_of_the_line_where_it_can() -> None:
+    dot, room = QPointF(50, 50), QRectF(0, 0, 300, 100)
+    (free,) = place_labels([(dot, 4.0)], [(60, 12)], room)
+    (clear,) = place_labels([(dot, 4.0)], [(60, 12)], room, (dot, QPointF(200, 50)))
+    assert free.left() > 50  # to the right, where the line would run through it
+    assert clear.top() > 50 or clear.bottom() < 50 or clear.right() < 50
 
 
 def test_labels_of_versions_do_not_overlap(

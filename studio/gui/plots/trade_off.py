@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from PySide6.QtCore import QPointF, QRectF, Qt, QTimer
+from PySide6.QtCore import QLineF, QPointF, QRectF, Qt, QTimer
 from PySide6.QtGui import QColor, QFontMetricsF, QResizeEvent
 from PySide6.QtWidgets import QWidget
 
@@ -89,7 +90,10 @@ def pareto(points: Sequence[Point]) -> tuple[Point, ...]:
 
 
 def place_labels(
-    dots: Sequence[tuple[QPointF, float]], sizes: Sequence[tuple[float, float]], room: QRectF
+    dots: Sequence[tuple[QPointF, float]],
+    sizes: Sequence[tuple[float, float]],
+    room: QRectF,
+    line: Sequence[QPointF] = (),
 ) -> list[QRectF | None]:
     """Where labels go, in pixels: beside their dots, over no other label or dot; None where there is no place.
 
@@ -97,7 +101,9 @@ def place_labels(
         dots: centres and radii.
         sizes: width and height of each label.
         room: labels stay inside.
+        line: corners of a line that labels keep clear of where they can.
     """
+    parts = [QLineF(start, end) for start, end in itertools.pairwise(line)]
     taken = [QRectF(c.x() - r, c.y() - r, 2 * r, 2 * r) for c, r in dots]
     placed: list[QRectF | None] = []
     for (center, radius), (width, height) in zip(dots, sizes, strict=True):
@@ -107,11 +113,22 @@ def place_labels(
             (gap * 0.7, -gap - height), (gap * 0.7, gap), (-gap * 0.7 - width, -gap - height), (-gap * 0.7 - width, gap),
         )  # fmt: skip
         boxes = (QRectF(center.x() + x, center.y() + y, width, height) for x, y in corners)
-        found = next((b for b in boxes if room.contains(b) and not any(b.intersects(t) for t in taken)), None)
+        free = [b for b in boxes if room.contains(b) and not any(b.intersects(t) for t in taken)]
+        clear = (b for b in free if not any(_crosses(part, b) for part in parts))
+        found = next(clear, free[0] if free else None)
         if found is not None:
             taken.append(found)
         placed.append(found)
     return placed
+
+
+def _crosses(line: QLineF, box: QRectF) -> bool:
+    corners = (box.topLeft(), box.topRight(), box.bottomRight(), box.bottomLeft())
+    if box.contains(line.p1()) or box.contains(line.p2()):
+        return True
+    edges = (QLineF(corners[i - 1], corners[i]) for i in range(4))
+    bounded = QLineF.IntersectionType.BoundedIntersection
+    return any(line.intersects(edge)[0] == bounded for edge in edges)
 
 
 class TradeOffPlot(PlotBox):
@@ -211,7 +228,8 @@ class TradeOffPlot(PlotBox):
         largest = max(p.bytes for p in self.points) or 1
         dots = [(self.in_widget(p.ms, p.quality), _diameter(p.bytes, largest) / 2) for p in ordered]
         sizes = [(metrics.horizontalAdvance(text) + 4, metrics.height()) for text in texts]
-        places = place_labels(dots, sizes, self.plot_rect().adjusted(-4, -6, 10, 6))
+        front = [self.in_widget(p.ms, p.quality) for p in pareto(self.points)]
+        places = place_labels(dots, sizes, self.plot_rect().adjusted(-4, -6, 10, 6), front)
         for point, text, place in zip(ordered, texts, places, strict=True):
             if place is None:
                 continue
