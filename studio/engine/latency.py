@@ -259,11 +259,11 @@ def _busy(times: Times) -> bool:
     return bool((np.abs(by_median / by_quick - 1) > _BUSY).any())
 
 
-_SO_FAR = Protocol(warmups=2, rounds_per_block=5, maximum=5, limit_s=0.5)
+_SO_FAR = Protocol(warmups=2, rounds_per_block=25, maximum=25, limit_s=0.5)
 
 
 def time_so_far(start: Model, model: Model, feed: Feed, threads: int = 0) -> Latency | None:
-    """A quick look at a model in the making, in turns with what it was made of: five samples, half a second at most.
+    """A quick look at a model in the making, in turns with what it was made of: 25 samples, half a second at most.
 
     Good for a trend on a plot, not for a verdict: the process may hold torch and other threads. The ratio is
     steadier than the times. None where the half-made model does not run.
