@@ -23,15 +23,16 @@ from torch import Tensor, nn
 from studio.base.progress import Progress
 from studio.engine.trainable import GraphModule
 from studio.engine.training import checkpoint
-from studio.engine.training.losses import Objective, agreement, hits, mixed
+from studio.engine.training.losses import Objective, agreement, hits
 from studio.engine.training.norms import Norms
 from studio.engine.training.samples import Sample, Samples
 from studio.engine.training.teacher import Teacher
+from studio.engine.training.variety import Variety
 
 _WARM_UP = 0.05
 _CLIP = 1.0
 _AVERAGE = 0.998
-_JUDGED_EVERY = 0.05  # share of the run between two judgements
+_JUDGEMENTS = 20  # in a run
 _JUDGING_SHARE = 0.2  # of the time may go into judging
 _FIRST_CHECKPOINT = 2.0  # seconds of training; the pauses between the next ones double
 _CHECKPOINT_SECONDS = 20.0  # up to this
@@ -47,7 +48,6 @@ class Course:
         steps: of the optimiser; 0 = as many as fit into `minutes`.
         rate: of learning, at its highest.
         accumulate: batches per step.
-        blend: blend samples in pairs (needs a teacher).
         target: stop when this share of right answers (or agreement with the teacher) is reached; 0 = never.
     """
 
@@ -56,7 +56,6 @@ class Course:
     rate: float = 1e-3
     decay: float = 0.0
     accumulate: int = 1
-    blend: bool = False
     target: float = 0.0
 
 
@@ -105,10 +104,11 @@ class Trainer:
         norms: normalisations while training; None = none.
         teacher: None = labels only.
         samples: see there.
+        variety: makes new batches out of old ones.
         objective: what is asked of the student.
         course: how long and how fast.
         hooks: how the outside hears of it.
-        seed: of blending.
+        seed: of variety.
     """
 
     def __init__(
@@ -117,6 +117,7 @@ class Trainer:
         norms: Norms | None,
         teacher: Teacher | None,
         samples: Samples,
+        variety: Variety,
         objective: Objective,
         course: Course,
         hooks: Hooks,
@@ -124,7 +125,7 @@ class Trainer:
     ) -> None:
         self._module, self._norms, self._teacher = module, norms, teacher
         self._samples, self._objective, self._course, self._hooks = samples, objective, course, hooks
-        self._seed = seed
+        self._variety, self._seed = variety, seed
         self._parameters = self._trained()
         wide = [p for p in self._parameters.values() if p.ndim > 1]
         flat = [p for p in self._parameters.values() if p.ndim <= 1]
@@ -165,7 +166,7 @@ class Trainer:
         if resumed is not None:
             best, kept_right = resumed["best"], resumed["right"]
         batches = self._samples.endless(self._step * self._course.accumulate)
-        last_judged, last_saved, pause = self._share(), time.monotonic(), _FIRST_CHECKPOINT
+        judged, last_saved, pause = self._judgements(), time.monotonic(), _FIRST_CHECKPOINT
         while self._share() < 1 and not self._ended:
             started = time.monotonic()
             self._one_step(batches)
@@ -173,8 +174,8 @@ class Trainer:
             self._tell(right)
             if self._hooks.enough():
                 self._ended = "ended early, as asked"
-            elif self._share() - last_judged >= _JUDGED_EVERY and self._may_judge():
-                last_judged = self._share()
+            elif self._judgements() > judged and self._may_judge():
+                judged = self._judgements()
                 loss, right = self._judge(self._average)
                 if loss < best:
                     best, kept_right = loss, right
@@ -203,6 +204,10 @@ class Trainer:
             return self._step / self._course.steps
         return self._elapsed / max(self._course.minutes * 60, 1e-9)
 
+    def _judgements(self) -> int:
+        """How many there should have been by now."""
+        return int(self._share() * _JUDGEMENTS)
+
     def _may_judge(self) -> bool:
         """Clocks decide nothing where the number of steps is given, so that a run can be repeated."""
         return bool(self._course.steps) or self._judging <= _JUDGING_SHARE * self._elapsed
@@ -225,7 +230,7 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for turn in range(self._course.accumulate):
-            loss = self._loss_of(self._blended(next(batches), turn)) / self._course.accumulate
+            loss = self._loss_of(self._varied(next(batches), turn)) / self._course.accumulate
             if loss.requires_grad:
                 loss.backward()
             total += float(loss.detach())
@@ -242,16 +247,9 @@ class Trainer:
         labels = None if sample.labels is None else torch.from_numpy(sample.labels)
         return self._objective.loss(got, answers, labels)
 
-    def _blended(self, sample: Sample, turn: int) -> Sample:
-        if not self._course.blend or self._teacher is None:
-            return sample
+    def _varied(self, sample: Sample, turn: int) -> Sample:
         random = np.random.default_rng((self._seed, self._step, turn))  # so that a resumed run draws the same
-        count = len(next(iter(sample.feed.values())))
-        share = float(random.beta(1.0, 1.0)) if random.random() < 0.7 else 1.0
-        image = next(iter(sample.feed.values())).ndim == 4
-        shift = (int(random.integers(-2, 3)), int(random.integers(-2, 3))) if image else (0, 0)
-        feed = mixed(sample.feed, share, random.permutation(count), image, shift)
-        return Sample(feed, None if share < 1 else sample.labels, None)
+        return self._variety(sample, random)
 
     @torch.no_grad()
     def _follow(self) -> None:

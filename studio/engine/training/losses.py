@@ -10,11 +10,9 @@ Source: Hinton, Vinyals, Dean 2015, *Distilling the Knowledge in a Neural Networ
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -125,28 +123,3 @@ def hits(got: Tensor, labels: Tensor, kind: Kind) -> tuple[int, int]:
     flat = labels.reshape(-1)
     known = flat != _IGNORED
     return int((rows(got).argmax(-1) == flat)[known].sum()), int(known.sum())
-
-
-def mixed(
-    feed: Mapping[str, Any],
-    share: float,
-    order: Sequence[int] | np.ndarray[Any, Any],
-    image: bool,
-    shift: tuple[int, int],
-) -> dict[str, Any]:
-    """A batch of new samples made of old ones: blended in pairs, and shifted where they are images.
-
-    The teacher answers for the new samples, so nothing needs to be known about what they show.
-    Source: Zhang et al. 2018, *mixup*; Beyer et al. 2022, *Knowledge distillation: A good teacher is
-    patient and consistent* (teacher and student see the same blended view).
-    """
-    result = {}
-    for name, array in feed.items():
-        if array.dtype.kind != "f":
-            result[name] = array
-            continue
-        blended = share * array + (1 - share) * array[np.asarray(order)]
-        if image and array.ndim == 4:
-            blended = np.roll(blended, shift, axis=(2, 3))
-        result[name] = blended.astype(array.dtype)
-    return result

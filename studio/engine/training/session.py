@@ -21,6 +21,7 @@ from studio.engine.training.losses import Objective, agreement, hits, relative_e
 from studio.engine.training.norms import Norms
 from studio.engine.training.samples import Sample, Samples
 from studio.engine.training.teacher import Teacher
+from studio.engine.training.variety import Blends, Same, Variety, Views, trusted
 
 _SPARSE = 0.1  # share of zeros from which on they are a pattern that must stay
 _OBSERVED = 512  # samples that give the normalisations their first statistics
@@ -44,7 +45,7 @@ class Lesson:
         batch: samples per step.
         rate: of learning; 0 = what suits the architecture.
         norms: normalise convolutions while training, where the model is badly damaged.
-        blend: blend samples; None = where there are few.
+        blend: blend samples; None = where there are few, else see them in views.
         trained: asked for every weight by name; False keeps it.
         course: how long.
         seed: of order, split and blending.
@@ -103,20 +104,21 @@ def teach(module: GraphModule, lesson: Lesson, hooks: Hooks, features: tuple[str
     keep_zeros(module)
     samples = Samples(lesson.data, lesson.batch, lesson.seed)
     hooks.progress.tick(0.0, "reading samples")
-    blend = lesson.teacher is not None and samples.stacked
-    blend = blend and (samples.count < _FEW_SAMPLES if lesson.blend is None else lesson.blend)
     teacher = None
     if lesson.teacher is not None:
         names = [*(v.name or "" for v in lesson.teacher.graph.outputs), *features]
-        teacher = Teacher(lesson.teacher, names, samples.total, lesson.threads)
+        teacher = Teacher(lesson.teacher, names, lesson.threads)
     first = next(samples.judges())
     features = _alike(module, teacher, first, features)
     objective = _objective(module, teacher, lesson, first, features)
+    variety: Variety = Same()
+    if teacher is not None:
+        variety = _variety(teacher, samples, objective, lesson)
     damage = _damage(module, teacher, samples, objective)
     norms = _normed(module, samples) if lesson.norms and damage > _BROKEN else None
     rate = lesson.rate or _usual_rate(module.model) * min(1.0, max(_GENTLEST, damage / _HURT))
-    course = replace(lesson.course, rate=rate, blend=blend)
-    trainer = Trainer(module, norms, teacher, samples, objective, course, hooks, lesson.seed)
+    course = replace(lesson.course, rate=rate)
+    trainer = Trainer(module, norms, teacher, samples, variety, objective, course, hooks, lesson.seed)
     outcome = trainer.run()
     if norms is not None:
         norms.fold()
@@ -165,6 +167,20 @@ def _objective(
         feature_weight=lesson.features,
         temperature=lesson.temperature,
     )
+
+
+def _variety(teacher: Teacher, samples: Samples, objective: Objective, lesson: Lesson) -> Variety:
+    """Blends of few samples, views of many; the teacher remembers what comes again."""
+    teacher.remember(samples.total)
+    if not samples.stacked:
+        return Same()
+    views = trusted(teacher, samples, objective.outputs[0], objective.kind)
+    if samples.count < _FEW_SAMPLES if lesson.blend is None else lesson.blend:
+        return Blends(mirror=any(v.mirrored for v in views))
+    if len(views) == 1:
+        return Same()
+    teacher.remember(samples.total * len(views))
+    return Views(views, samples.total)
 
 
 @torch.no_grad()

@@ -22,11 +22,10 @@ class Teacher:
     Args:
         model: never changed by training.
         names: outputs and inner values of the main graph that are asked for.
-        count: samples that may come again by number; 0 = every batch is new.
         threads: of the runtime.
     """
 
-    def __init__(self, model: Model, names: Sequence[str], count: int, threads: int) -> None:
+    def __init__(self, model: Model, names: Sequence[str], threads: int) -> None:
         exposed = copy(model)
         present = {v.name for v in exposed.graph.outputs}
         for node in exposed.graph:
@@ -34,9 +33,13 @@ class Teacher:
                 if value.name in names and value.name not in present:
                     exposed.graph.outputs.append(value)
         self._session = execute.session(exposed, threads=threads)
-        self._names, self._count = list(names), count
+        self._names = list(names)
         self._kept: dict[str, np.ndarray[Any, Any]] = {}
-        self._known = np.zeros(count, bool)
+        self.remember(0)
+
+    def remember(self, count: int) -> None:
+        """Expect so many samples that may come again by number."""
+        self._count, self._known, self._kept = count, np.zeros(count, bool), {}
 
     def answers(self, sample: Sample) -> dict[str, Tensor]:
         """Outputs and inner values for a batch."""
