@@ -27,10 +27,13 @@ class ScanDialog(QDialog):
         self.setMinimumWidth(440)
         self.chooser = TechniqueChooser(SCANNABLE, "Treatment to scan with")
         self.all_layers = QRadioButton("All layers")
-        self.chosen_layers = QRadioButton(f"The {len(self._selected)} selected layers")
+        chosen = len(self._selected)
+        self.chosen_layers = QRadioButton(
+            "The selected layer" if chosen == 1 else f"The {chosen} selected layers"
+        )
         for radio in (self.all_layers, self.chosen_layers):
             radio.setToolTip("Which layers are treated, one at a time")
-        self.chosen_layers.setEnabled(bool(self._selected))
+        self.chosen_layers.setVisible(chosen > 0)
         self.all_layers.setChecked(True)
         self._data = label(role="dim", wrap=True)
         column = QVBoxLayout(self)
