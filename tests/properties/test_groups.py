@@ -17,9 +17,11 @@ from studio.engine.groups.grouping import Grouping, find_groups
 from studio.engine.groups.trace import trace
 from studio.engine.layers import list_layers
 from studio.engine.pruning.allocation import rounded
-from studio.engine.pruning.criteria import Reader, by_weights, eliminate
+from studio.engine.pruning.criteria import by_weights
+from studio.engine.pruning.elimination import eliminate
 from studio.engine.pruning.linear import Linear
 from studio.engine.pruning.moments import Statistics
+from studio.engine.pruning.orders import Reader
 
 FILES = sorted((Path(__file__).parents[1] / "data" / "nets").glob("*.torchscript.onnx"))
 
@@ -81,7 +83,7 @@ def test_elimination_orders_all_channels_with_errors_that_grow(width, taps, seed
     w = rng.standard_normal((5, width * taps))
     view = Linear(kind="matrix", shape=w.T.shape, transposed=True)
     reader = Reader(ir.node("MatMul", []), view, w, statistics, centred=False, columns=columns)
-    order, _ = eliminate([reader], width, 0, 1, 0.01)
+    order = eliminate([reader], width)
     assert sorted(order.channels.tolist()) == list(range(width))
     assert (np.diff(order.error) >= 0).all()
 

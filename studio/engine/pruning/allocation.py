@@ -13,7 +13,7 @@ from studio.engine.cost import macs, stored_values, tensor_bytes
 from studio.engine.graph import constant
 from studio.engine.groups.atoms import Axis
 from studio.engine.groups.grouping import ChannelGroup, Grouping
-from studio.engine.pruning.criteria import Order
+from studio.engine.pruning.orders import Order
 
 Resource = Literal["macs", "params", "bytes"]
 

@@ -10,34 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx_ir as ir
 
 from studio.base.progress import Progress
 from studio.engine.graph import constant
 from studio.engine.groups.atoms import Array
 from studio.engine.groups.grouping import ChannelGroup, Grouping
 from studio.engine.groups.trace import Reading, Trace
+from studio.engine.pruning.elimination import eliminate
 from studio.engine.pruning.linear import Linear, linear
 from studio.engine.pruning.moments import Statistics
-from studio.engine.pruning.zeros import inverse_factor
-
-# Tried in this order, more only where the first learns the samples by heart.
-_DAMPINGS = (0.01, 0.3)
-_OVERFIT = 1.5
-_MEASURE_EVERY = 6
-
-
-@dataclass(frozen=True)
-class Order:
-    """Channels of a group (indices) from the first to go to the last, and the error when the first k are gone.
-
-    Attributes:
-        channels: (width,).
-        error: (width + 1,), ascending from 0; relative to the power of what reads the group.
-    """
-
-    channels: Array
-    error: Array
+from studio.engine.pruning.orders import Order, Reader
 
 
 @dataclass(frozen=True)
@@ -165,7 +147,7 @@ def by_data(
         if criterion == "activation":
             found[name] = _order(sum(_energy(r.w, r.moments())[r.columns].sum(axis=1) for r in several))
         elif limits.get(name, 0):
-            found[name] = by_elimination(several, limits[name])
+            found[name] = eliminate(several, limits[name])
     return found
 
 
@@ -190,30 +172,6 @@ def _energy(w: Array, h: Array) -> Array:
     return np.asarray(np.square(w).sum(axis=0) * np.diag(h) / power)
 
 
-@dataclass(frozen=True)
-class Reader:
-    """A layer that reads a group.
-
-    Attributes:
-        node, view: it, and its linear map.
-        w: its matrix (rows, cols).
-        statistics: of its input.
-        centred: it has a bias, which makes up for means.
-        columns: of every channel (width, per channel).
-    """
-
-    node: ir.Node
-    view: Linear
-    w: Array
-    statistics: Statistics
-    centred: bool
-    columns: Array
-
-    def moments(self, half: int | None = None) -> Array:
-        """H (cols, cols)."""
-        return np.asarray(self.statistics.moments(half, centred=self.centred)[0])
-
-
 def _reader(consumer: Consumer, statistics: Statistics, columns: Array) -> Reader:
     node = consumer.reading.node
     users = tuple(node.outputs[0].uses())
@@ -224,119 +182,3 @@ def _reader(consumer: Consumer, statistics: Statistics, columns: Array) -> Reade
     )
     biased = (len(node.inputs) > 2 and node.inputs[2] is not None) or bool(added)
     return Reader(node, consumer.view, consumer.weight[0], statistics, biased, columns)
-
-
-def by_elimination(readers: Sequence[Reader], limit: int) -> Order:
-    """Eliminate on one half of the samples, with the error measured on the other.
-
-    Where few samples meet many columns, making up for the gone ones learns the samples by heart: then
-    stronger damping is tried, and the order comes from all samples with the damping that served best.
-    """
-    found: list[tuple[float, float, Order]] = []
-    for damping in _DAMPINGS:
-        order, expected = eliminate(readers, limit, 0, 1, damping)
-        reached = max(1, min(limit, len(order.channels) - 1))
-        seen = float(order.error[reached])
-        found.append((seen, damping, order))
-        if len(found) == 1 and seen <= _OVERFIT * expected:
-            return order
-    _seen, damping, measured = min(found, key=lambda item: item[0])
-    order, _ = eliminate(readers, limit, None, None, damping)
-    return Order(order.channels, measured.error)
-
-
-def eliminate(
-    readers: Sequence[Reader],
-    limit: int,
-    train: int | None,
-    test: int | None,
-    damping: float,
-    steps: int = 48,
-) -> tuple[Order, float]:
-    """Remove channels a few at a time, always those that cost least with the others making up for them.
-
-    Args:
-        readers: every layer that reads the group.
-        limit: after so many the order is that of the last round, which nobody asks for.
-        train: the half of the samples that decides; None = both.
-        test: the half on which the error is measured.
-        damping: see `zeros.inverse_factor`.
-        steps: in about how many rounds; a round brings W and H⁻¹ up to date.
-
-    Returns:
-        The order, and the error at `limit` that the deciding half expects.
-    """
-    width = len(readers[0].columns)
-    states = [_State(reader, train, test, damping) for reader in readers]
-    left = np.arange(width)
-    order: list[int] = []
-    expected = [0.0]
-    marks: list[tuple[int, float]] = [(0, 0.0)]
-    chunk = max(1, width // steps)
-    rounds = 0
-    while len(left):
-        if len(order) >= limit:
-            chunk = len(left)
-        scores = np.sum([state.scores(left) for state in states], axis=0)
-        gone = np.argsort(scores, kind="stable")[: min(chunk, len(left))]
-        for k in gone:
-            order.append(int(left[k]))
-            expected.append(expected[-1] + float(scores[k]))
-        if len(gone) < len(left):
-            for state in states:
-                state.remove(left[gone])
-        left = np.delete(left, gone)
-        rounds += 1
-        if len(left) and (rounds % _MEASURE_EVERY == 0 or len(order) >= limit):
-            marks.append((len(order), sum(state.error() for state in states)))
-    at = np.arange(width + 1)
-    ratio = np.interp(
-        at, [m for m, _ in marks], [e / max(expected[m], 1e-12) if m else 1.0 for m, e in marks]
-    )
-    error = np.maximum.accumulate(np.array(expected) * ratio)
-    return Order(np.array(order), error), expected[min(limit, width)]
-
-
-class _State:
-    """W and H⁻¹ of one reader while channels go."""
-
-    def __init__(self, reader: Reader, train: int | None, test: int | None, damping: float) -> None:
-        h = reader.moments(train)
-        self._check = h if train == test else reader.moments(test)
-        power = max(float(((reader.w @ self._check) * reader.w).sum()), 1e-30)
-        self._start = reader.w / np.sqrt(power)
-        self._w = self._start.copy()
-        factor = inverse_factor(h, damping)
-        self._inverse = factor.T @ factor
-        self._columns = reader.columns
-
-    def scores(self, channels: Array) -> Array:
-        """What each channel would cost: (channels,)."""
-        return _structure_errors(self._w, self._inverse, self._columns[channels])
-
-    def error(self) -> float:
-        """Share of the output's power that is wrong now, on the half that checks."""
-        change = self._start - self._w
-        return float(((change @ self._check) * change).sum())
-
-    def remove(self, channels: Array) -> None:
-        """Bring W and H⁻¹ up to date; what is gone becomes zero (one on the diagonal)."""
-        gone = self._columns[channels].reshape(-1)
-        solved = np.linalg.solve(self._inverse[np.ix_(gone, gone)], self._inverse[gone])
-        self._w = self._w - self._w[:, gone] @ solved
-        self._inverse = self._inverse - self._inverse[:, gone] @ solved
-        self._w[:, gone] = 0.0
-        self._inverse[gone] = 0.0
-        self._inverse[:, gone] = 0.0
-        self._inverse[gone, gone] = 1.0
-
-
-def _structure_errors(w: Array, inverse: Array, columns: Array) -> Array:
-    """tr(W_c (H⁻¹_cc)⁻¹ W_cᵀ) of every channel c: (channels,)."""
-    if columns.shape[1] == 1:
-        c = columns[:, 0]
-        return np.asarray(np.square(w[:, c]).sum(axis=0) / np.maximum(np.diag(inverse)[c], 1e-30))
-    blocks = inverse[columns[:, :, None], columns[:, None, :]]  # (channels, b, b)
-    parts = w[:, columns].transpose(1, 2, 0)  # (channels, b, rows)
-    solved = np.linalg.solve(blocks, parts)
-    return np.asarray((parts * solved).sum(axis=(1, 2)))

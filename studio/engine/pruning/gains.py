@@ -21,8 +21,8 @@ from studio.engine.groups.atoms import Array
 from studio.engine.groups.cut import Twins
 from studio.engine.groups.grouping import Grouping
 from studio.engine.groups.trace import Trace
-from studio.engine.pruning.criteria import Order, Reader
 from studio.engine.pruning.oracle import watched
+from studio.engine.pruning.orders import Order, Reader
 
 _PROBES = (0.2, 0.5)  # shares of a group's channels
 _RIDGE = 0.1  # of the probe's least squares, relative to the mean diagonal

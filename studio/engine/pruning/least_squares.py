@@ -4,12 +4,13 @@ Minimise ‖Y − XWᵀ − 1bᵀ‖² + λ‖W − W₀‖². With centred mome
 
     W = W₀ + (C − W₀G)(G + λI)⁻¹,    b = ȳ − Wx̄.
 
-Moments are gathered in two halves; λ is what serves the half that was not fitted best.
+Moments are gathered in two halves; λ is what serves the half that was not fitted best. A leading axis of
+`groups` holds problems of one size side by side: the filters of a depthwise convolution are solved at once.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,117 +20,148 @@ Array: TypeAlias = npt.NDArray[Any]
 
 # Candidates for λ, relative to the mean diagonal of G.
 _RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+_TINY = 1e-12
 
 
 @dataclass
 class Moments:
-    """Sums over rows of one half of the data.
+    """Sums over the rows of one half of the data, for every group.
 
     Attributes:
         n: rows.
-        x, y: sums (k,), (r,).
-        xx, yx: sums of products (k, k), (r, k).
-        yy: sum of squares of y.
+        x, y: sums (groups, k), (groups, r).
+        xx, yx: sums of products (groups, k, k), (groups, r, k).
+        yy: sum of squares of y (groups,).
     """
 
-    n: int = 0
-    x: Array = field(default_factory=lambda: np.zeros(0))
-    y: Array = field(default_factory=lambda: np.zeros(0))
-    xx: Array = field(default_factory=lambda: np.zeros((0, 0)))
-    yx: Array = field(default_factory=lambda: np.zeros((0, 0)))
-    yy: float = 0.0
+    n: int
+    x: Array
+    y: Array
+    xx: Array
+    yx: Array
+    yy: Array
+
+    @classmethod
+    def zero(cls, groups: int, k: int, r: int) -> Moments:
+        """Of no rows."""
+        return cls(
+            0, np.zeros((groups, k)), np.zeros((groups, r)), np.zeros((groups, k, k)),
+            np.zeros((groups, r, k)), np.zeros(groups),
+        )  # fmt: skip
 
     def add(self, x: Array, y: Array) -> None:
-        """Add rows x (n, k) and y (n, r)."""
-        if not self.n:
-            k, r = x.shape[1], y.shape[1]
-            self.x, self.y, self.xx, self.yx = np.zeros(k), np.zeros(r), np.zeros((k, k)), np.zeros((r, k))
-        self.n += len(x)
-        self.x += x.sum(axis=0, dtype=np.float64)
-        self.y += y.sum(axis=0, dtype=np.float64)
-        self.xx += x.T @ x
-        self.yx += y.T @ x
-        self.yy += float(np.square(y, dtype=np.float64).sum())
+        """Add rows x (groups, n, k) and y (groups, n, r)."""
+        self.n += x.shape[1]
+        self.x += x.sum(axis=1, dtype=np.float64)
+        self.y += y.sum(axis=1, dtype=np.float64)
+        self.xx += products(x, x)
+        self.yx += products(y, x)
+        self.yy += np.square(y).sum(axis=(1, 2), dtype=np.float64)
 
     def __add__(self, other: Moments) -> Moments:
-        if not self.n or not other.n:
-            return self if self.n else other
         return Moments(
             self.n + other.n, self.x + other.x, self.y + other.y, self.xx + other.xx, self.yx + other.yx,
             self.yy + other.yy,
         )  # fmt: skip
 
     def centred(self, *, intercept: bool) -> tuple[Array, Array]:
-        """G (k, k) and C (r, k), around the means where there is an intercept."""
+        """G (groups, k, k) and C (groups, r, k), around the means where there is an intercept."""
         g, c = self.xx / self.n, self.yx / self.n
         if intercept:
             x, y = self.x / self.n, self.y / self.n
-            g, c = g - np.outer(x, x), c - np.outer(y, x)
+            g -= x[:, :, None] * x[:, None, :]
+            c -= y[:, :, None] * x[:, None, :]
         return g, c
 
-    def error(self, w: Array, b: Array) -> float:
-        """Mean squared error of y = xWᵀ + b on these rows."""
+    def error(self, w: Array, b: Array) -> Array:
+        """Mean squared error of y = xWᵀ + b on these rows: (groups,)."""
         x, y = self.x / self.n, self.y / self.n
-        fitted = (w @ (self.xx / self.n) * w).sum() + 2 * b @ (w @ x) + b @ b
-        return float(self.yy / self.n - 2 * ((self.yx / self.n) * w).sum() - 2 * b @ y + fitted)
+        fitted = ((w @ (self.xx / self.n)) * w).sum(axis=(1, 2)) + np.square(b).sum(axis=1)
+        fitted += 2 * (b * np.einsum("grk,gk->gr", w, x)).sum(axis=1)
+        return np.asarray(
+            self.yy / self.n
+            - 2 * ((self.yx / self.n) * w).sum(axis=(1, 2))
+            - 2 * (b * y).sum(axis=1)
+            + fitted
+        )
+
+
+def products(a: Array, b: Array) -> Array:
+    """Σ over rows of aᵀb: (groups, p, q) from (groups, n, p) and (groups, n, q)."""
+    if len(a) == 1:  # numpy sees that a matrix meets itself, and halves the work
+        return np.asarray(a[0].T @ b[0])[None]
+    return np.asarray(a.transpose(0, 2, 1) @ b)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """The weights found; `error` and `before` are mean squared errors over all rows, relative to y's power."""
+    """Weights found (groups, r, k), biases (groups, r), ridges (groups,).
+
+    `error` and `before` are mean squared errors over all rows, relative to y's power: (groups,).
+    """
 
     w: Array
     b: Array
-    ridge: float
-    error: float
-    before: float
+    ridge: Array
+    error: Array
+    before: Array
 
 
 def fit(halves: tuple[Moments, Moments], w0: Array, b0: Array, *, intercept: bool) -> Fit:
-    """Fit w (r, k) and b (r,) toward w0; b stays b0 without an intercept."""
+    """Fit w (groups, r, k) and b (groups, r) toward w0; b stays b0 without an intercept."""
     first, second = halves
     total = first + second
+    nothing = np.zeros(len(w0))
     if total.n == 0:
-        return Fit(w0, b0, 0.0, 0.0, 0.0)
+        return Fit(w0, b0, nothing, nothing, nothing)
     w0, b0 = w0.astype(np.float64), b0.astype(np.float64)
-    ridge = 1e-2
+    ridge = np.full(len(w0), 1e-2)
     if first.n and second.n:
-        scores = [_tried(first, second, w0, b0, r, intercept=intercept) for r in _RIDGES]
-        ridge = _RIDGES[int(np.argmin(scores))]
-    power = max(total.yy / total.n, 1e-30)
+        ridge = np.array(_RIDGES)[_tried(first, second, w0, b0, intercept=intercept).argmin(axis=0)]
+    power = np.maximum(total.yy / total.n, 1e-30)
     before = total.error(w0, b0) / power
-    solved = _solve(total, w0, b0, ridge, intercept=intercept)
-    if solved is None:
-        return Fit(w0, b0, ridge, before, before)
-    w, b = solved
+    w, b = _solve(total, w0, b0, ridge, intercept=intercept)
     after = total.error(w, b) / power
-    return Fit(w, b, ridge, after, before) if after <= before else Fit(w0, b0, ridge, before, before)
+    worse = ~(after <= before)
+    w[worse], b[worse], after[worse] = w0[worse], b0[worse], before[worse]
+    return Fit(w, b, ridge, after, before)
 
 
-def _tried(train: Moments, test: Moments, w0: Array, b0: Array, ridge: float, *, intercept: bool) -> float:
-    solved = _solve(train, w0, b0, ridge, intercept=intercept)
-    return np.inf if solved is None else test.error(*solved)
+def _tried(train: Moments, test: Moments, w0: Array, b0: Array, *, intercept: bool) -> Array:
+    """Errors on rows that were not fitted, for every ridge: (ridges, groups)."""
+    found = [
+        test.error(*_solve(train, w0, b0, np.full(len(w0), ridge), intercept=intercept)) for ridge in _RIDGES
+    ]
+    return np.nan_to_num(np.array(found), nan=np.inf)
 
 
-def _solve(m: Moments, w0: Array, b0: Array, ridge: float, *, intercept: bool) -> tuple[Array, Array] | None:
-    """W and b at one ridge; None where rounding makes the damped moments indefinite."""
-    from scipy.linalg import LinAlgError, cho_factor, cho_solve
-
+def _solve(m: Moments, w0: Array, b0: Array, ridge: Array, *, intercept: bool) -> tuple[Array, Array]:
+    """W and b at one ridge a group; NaN where rounding makes the damped moments indefinite."""
     g, c = m.centred(intercept=intercept)
     if not intercept:
-        c = c - np.outer(b0, m.x / m.n)
-    damped = g.copy()
-    damped[np.diag_indices_from(damped)] += ridge * max(float(np.mean(np.diag(g))), 1e-12)
-    try:
-        factor = cho_factor(damped, lower=True, check_finite=False)
-    except LinAlgError:
-        return None
-    w = w0 + cho_solve(factor, (c - w0 @ g).T, check_finite=False).T
-    b = (m.y - w @ m.x) / m.n if intercept else b0
+        c -= b0[:, :, None] * (m.x / m.n)[:, None, :]
+    wanted = (c - w0 @ g).transpose(0, 2, 1)
+    diagonal = np.einsum("gkk->gk", g)  # a view: what is added lands in g
+    diagonal += (ridge * np.maximum(diagonal.mean(axis=1), _TINY))[:, None]
+    w = w0 + _solved(g, wanted).transpose(0, 2, 1)
+    b = (m.y / m.n) - np.einsum("grk,gk->gr", w, m.x / m.n) if intercept else b0.copy()
     return w, b
 
 
-Rows: TypeAlias = tuple[Array, Array]  # x (n, k), y (n, r)
+def _solved(g: Array, wanted: Array) -> Array:
+    """G⁻¹ times the wanted (groups, k, r) for positive definite G."""
+    from scipy.linalg import LinAlgError, cho_factor, cho_solve
+
+    if len(g) > 1:
+        return np.asarray(np.linalg.solve(g, wanted))
+    try:
+        factor = cho_factor(g[0], lower=True, check_finite=False)
+    except LinAlgError:
+        return np.full_like(wanted, np.nan)
+    return np.asarray(cho_solve(factor, wanted[0], check_finite=False))[None]
+
+
+Rows: TypeAlias = tuple[Array, Array]  # x (1, n, k), y (1, n, r)
 Bounds: TypeAlias = tuple[float, float]  # of the activation behind: values outside are all the same to it
 
 _ROUNDS = 3
@@ -149,59 +181,65 @@ def rectified(
     if not first.n or not second.n:
         return start
     trial = _solve(first, w0, b0, start.ridge, intercept=True)
-    if trial is None:
-        return start
     better = _rounds(rows[0], first, trial, w0, b0, start.ridge, bounds)
-    if _clipped_error(rows[1], better, bounds) >= _clipped_error(rows[1], trial, bounds):
+    if not _clipped_error(rows[1], better, bounds) < _clipped_error(rows[1], trial, bounds):
         return start
-    both = np.concatenate([rows[0][0], rows[1][0]]), np.concatenate([rows[0][1], rows[1][1]])
-    w, b = _rounds(both, first + second, (start.w, start.b), w0, b0, start.ridge, bounds)
+    both = tuple(np.concatenate(parts, axis=1) for parts in zip(*rows, strict=True))
+    w, b = _rounds((both[0], both[1]), first + second, (start.w, start.b), w0, b0, start.ridge, bounds)
+    if not np.isfinite(w).all():
+        return start
     return Fit(w, b, start.ridge, start.error, start.before)
 
 
 def _rounds(
-    rows: Rows, m: Moments, found: tuple[Array, Array], w0: Array, b0: Array, ridge: float, bounds: Bounds
+    rows: Rows, m: Moments, found: tuple[Array, Array], w0: Array, b0: Array, ridge: Array, bounds: Bounds
 ) -> tuple[Array, Array]:
     x, y = rows
     low, high = bounds
     for _ in range(_ROUNDS):
-        fitted = x @ found[0].T.astype(np.float32) + found[1].astype(np.float32)
+        fitted = _fitted(x, found)
         wanted = np.where(y <= low, np.minimum(fitted, low), np.where(y >= high, np.maximum(fitted, high), y))
-        moved = Moments(
-            m.n, m.x, wanted.sum(axis=0, dtype=np.float64), m.xx, (wanted.T @ x).astype(np.float64), m.yy
-        )
-        solved = _solve(moved, w0, b0, ridge, intercept=True)
-        if solved is None:
-            break
-        found = solved
+        sums = wanted.sum(axis=1, dtype=np.float64)
+        moved = Moments(m.n, m.x, sums, m.xx, products(wanted, x).astype(np.float64), m.yy)
+        found = _solve(moved, w0, b0, ridge, intercept=True)
     return found
+
+
+def _fitted(x: Array, found: tuple[Array, Array]) -> Array:
+    w, b = (part.astype(np.float32) for part in found)
+    return np.asarray(x @ w.transpose(0, 2, 1) + b[:, None, :])
 
 
 def _clipped_error(rows: Rows, found: tuple[Array, Array], bounds: Bounds) -> float:
     x, y = rows
-    fitted = x @ found[0].T.astype(np.float32) + found[1].astype(np.float32)
-    return float(np.square(np.clip(fitted, *bounds) - np.clip(y, *bounds), dtype=np.float64).sum())
+    miss = np.clip(_fitted(x, found), *bounds) - np.clip(y, *bounds)
+    return float(np.square(miss).sum(dtype=np.float64))
 
 
 class Problem:
-    """One least-squares problem while its rows arrive.
+    """Least-squares problems of one size while their rows arrive.
 
     Args:
-        bounds: of the activation behind; given, the rows are held for `rectified`.
+        shape: (groups, r, k) of the weights wanted.
+        bounds: of the activation behind; given, the rows are held for `rectified` (one group only).
     """
 
-    def __init__(self, bounds: Bounds | None = None) -> None:
-        self._halves = (Moments(), Moments())
+    def __init__(self, shape: tuple[int, ...], bounds: Bounds | None = None) -> None:
+        groups, r, k = shape
+        self._halves = (Moments.zero(groups, k, r), Moments.zero(groups, k, r))
         self._rows: tuple[list[Rows], list[Rows]] = ([], [])
         self._bounds = bounds
 
     def add(self, x: Array, y: Array, number: int | None) -> None:
-        """Add rows; feeds take turns between the halves by their number, a single feed (None) is divided."""
-        middle = len(x) // 2
+        """Add rows x (groups, n, k), y (groups, n, r).
+
+        Feeds take turns between the halves by their number, a single feed (None) is divided.
+        """
+        middle = x.shape[1] // 2
         pieces = (
             ((number % 2, x, y),)
             if number is not None
-            else ((0, x[:middle], y[:middle]), (1, x[middle:], y[middle:]))
+            else ((0, x[:, :middle], y[:, :middle]), (1, x[:, middle:], y[:, middle:]))
         )
         for half, rows, wanted in pieces:
             self._halves[half].add(rows, wanted)
@@ -209,12 +247,12 @@ class Problem:
                 self._rows[half].append((rows, wanted))
 
     def solve(self, w0: Array, b0: Array, *, intercept: bool) -> Fit:
-        """The weights (r, k) and bias (r,) nearest to the given ones that the rows want."""
+        """The weights (groups, r, k) and biases (groups, r) nearest to the given ones that the rows want."""
         found = fit(self._halves, w0, b0, intercept=intercept)
         if self._bounds is None or not intercept or not all(self._rows):
             return found
-        joined = tuple(
-            (np.concatenate([x for x, _ in half]), np.concatenate([y for _, y in half]))
+        first, second = (
+            (np.concatenate([x for x, _ in half], axis=1), np.concatenate([y for _, y in half], axis=1))
             for half in self._rows
         )
-        return rectified((joined[0], joined[1]), self._halves, found, w0, b0, self._bounds)
+        return rectified((first, second), self._halves, found, w0, b0, self._bounds)

@@ -8,6 +8,7 @@ Columns of a convolution are ordered (kernel position, input channel): N:M runs 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal, TypeAlias
@@ -100,52 +101,53 @@ class Linear:
 
     def targets(self, y: Array, at: Array) -> Array:
         """Outputs at the positions `at` (n,) as (groups, n, rows), float32."""
-        y = y.astype(np.float32, copy=False)
         if self.kind == "matrix":
-            return y.reshape(-1, y.shape[-1])[at][None]
-        rows = np.moveaxis(y, 1, -1).reshape(-1, y.shape[1])[at]
+            return y.reshape(-1, y.shape[-1])[at][None].astype(np.float32, copy=False)
+        flat = y.reshape(*y.shape[:2], -1)
+        sample, place = np.divmod(at, flat.shape[2])
+        rows = flat[sample, :, place].astype(np.float32, copy=False)
         return np.ascontiguousarray(rows.reshape(len(at), self.groups, -1).transpose(1, 0, 2))
 
     def rows(self, x: Array, output_shape: tuple[int, ...], at: Array) -> Array:
         """Inputs that make the outputs at the positions `at` (n,) as (groups, n, cols), float32."""
-        x = x.astype(np.float32, copy=False)
         if self.kind == "matrix":
-            return x.reshape(-1, x.shape[-1])[at][None]
-        spatial = output_shape[2:]
-        channels_last = np.moveaxis(x, 1, -1)
-        if self.kind == "conv":
-            strides, pads = self.strides, self._pads(x.shape[2:], spatial)
-        else:
-            channels_last = _stuffed(channels_last, self.strides)
-            strides, pads = (1,) * len(spatial), self._deconv_pads(channels_last.shape[1:-1], spatial)
-        padded = _padded(channels_last, pads)
-        found = _taps(padded, spatial, self.shape[2:], strides, self.dilations, at)  # (n, taps, channels)
-        if self.kind == "deconv":
-            found = found[:, ::-1]
+            return x.reshape(-1, x.shape[-1])[at][None].astype(np.float32, copy=False)
+        sample, *places = np.unravel_index(at, (output_shape[0], *output_shape[2:]))
+        flat, inside = self._sources(x.shape[2:], output_shape[2:], places)
+        found = x.reshape(*x.shape[:2], -1)[sample[:, None], :, flat]  # (n, taps, channels)
+        if not inside.all():
+            found = np.where(inside[:, :, None], found, 0)
+        found = found.astype(np.float32, copy=False)
         grouped = found.reshape(len(at), self.taps, self.groups, -1).transpose(2, 0, 1, 3)
         return np.ascontiguousarray(grouped).reshape(self.groups, len(at), -1)
 
-    def _pads(self, size: tuple[int, ...], out: tuple[int, ...]) -> list[tuple[int, int]]:
+    def _sources(
+        self, size: tuple[int, ...], out: tuple[int, ...], places: Sequence[Array]
+    ) -> tuple[Array, Array]:
+        """Which flat input position lies under every kernel position (n, taps), and whether one does."""
+        taps = np.unravel_index(np.arange(self.taps), self.shape[2:])
+        inside = np.ones((len(places[0]), self.taps), bool)
+        flat = np.zeros((len(places[0]), self.taps), np.int64)
+        for i, (place, tap, begin) in enumerate(zip(places, taps, self._begins(size, out), strict=True)):
+            if self.kind == "conv":
+                source = place[:, None] * self.strides[i] + tap * self.dilations[i] - begin
+            else:
+                source, rest = np.divmod(place[:, None] + begin - tap * self.dilations[i], self.strides[i])
+                inside &= rest == 0
+            inside &= (source >= 0) & (source < size[i])
+            flat = flat * size[i] + np.clip(source, 0, size[i] - 1)
+        return flat, inside
+
+    def _begins(self, size: tuple[int, ...], out: tuple[int, ...]) -> list[int]:
+        """Padding in front of every spatial axis."""
         n = len(size)
         if self.auto_pad not in {"SAME_UPPER", "SAME_LOWER"}:
-            return [(self.pads[i], self.pads[i + n]) for i in range(n)]
+            return list(self.pads[:n])
         found = []
         for i in range(n):
-            total = max(
-                0, (out[i] - 1) * self.strides[i] + (self.shape[2 + i] - 1) * self.dilations[i] + 1 - size[i]
-            )
-            small, large = total // 2, total - total // 2
-            found.append((small, large) if self.auto_pad == "SAME_UPPER" else (large, small))
-        return found
-
-    def _deconv_pads(self, stuffed: tuple[int, ...], out: tuple[int, ...]) -> list[tuple[int, int]]:
-        """Padding (or cropping, negative) of the zero-stuffed input so that a plain convolution gives `out`."""
-        n = len(out)
-        found = []
-        for i in range(n):
-            reach = (self.shape[2 + i] - 1) * self.dilations[i]
-            before = reach - self.pads[i]
-            found.append((before, out[i] + reach - before - stuffed[i]))
+            reach = (self.shape[2 + i] - 1) * self.dilations[i] + 1
+            total = max(0, (out[i] - 1) * self.strides[i] + reach - size[i])
+            found.append(total // 2 if self.auto_pad == "SAME_UPPER" else total - total // 2)
         return found
 
 
@@ -193,40 +195,3 @@ def _integers(node: ir.Node, name: str, default: tuple[int, ...]) -> tuple[int, 
 def _text(node: ir.Node, name: str, default: str) -> str:
     attr = node.attributes.get(name)
     return default if attr is None else attr.as_string()
-
-
-def _stuffed(x: Array, strides: tuple[int, ...]) -> Array:
-    """Zeros between the positions of x (N, spatial…, C), stride − 1 of them."""
-    if all(s == 1 for s in strides):
-        return x
-    spatial = [(d - 1) * s + 1 for d, s in zip(x.shape[1:-1], strides, strict=True)]
-    out = np.zeros((x.shape[0], *spatial, x.shape[-1]), x.dtype)
-    out[(slice(None), *(slice(None, None, s) for s in strides))] = x
-    return out
-
-
-def _padded(x: Array, pads: list[tuple[int, int]]) -> Array:
-    crop = [slice(max(0, -a), d - max(0, -b)) for (a, b), d in zip(pads, x.shape[1:-1], strict=True)]
-    fill = [(max(0, a), max(0, b)) for a, b in pads]
-    return np.ascontiguousarray(np.pad(x[(slice(None), *crop)], [(0, 0), *fill, (0, 0)]))
-
-
-def _taps(
-    x: Array,
-    out: tuple[int, ...],
-    kernel: tuple[int, ...],
-    strides: tuple[int, ...],
-    dilations: tuple[int, ...],
-    at: Array,
-) -> Array:
-    """Values of x (N, spatial…, C) under every kernel position, for the output positions `at`: (n, taps, C)."""
-    base = np.unravel_index(at, (x.shape[0], *out))
-    start = np.ravel_multi_index(
-        (base[0], *(b * s for b, s in zip(base[1:], strides, strict=True))), x.shape[:-1], mode="clip"
-    )
-    steps = np.cumprod([1, *x.shape[-2:1:-1]])[: len(out)][::-1]  # flat distance of one step along each axis
-    taps = np.stack(np.unravel_index(np.arange(prod(kernel)), kernel), axis=1) * np.array(dilations)
-    offsets = taps @ steps
-    flat = x.reshape(-1, x.shape[-1])
-    index = np.minimum(start[:, None] + offsets[None, :], len(flat) - 1)
-    return np.asarray(flat[index])

@@ -20,6 +20,7 @@ from studio.engine.pruning.linear import Array, Linear
 _ROWS_PER_COLUMN = 32
 _LEAST_ROWS = 8192
 _MOST_ROWS = 40_000
+_MOST_VALUES = 1 << 24  # of all groups together, which a wide depthwise convolution would exceed
 _BYTES = 1 << 30  # of all matrices held at a time; more layers mean another walk over the data
 
 
@@ -30,9 +31,12 @@ def sample(rng: np.random.Generator, positions: int, budget: int) -> Array:
     return np.sort(rng.choice(positions, budget, replace=False))
 
 
-def row_budget(columns: int) -> int:
-    """How many rows a least-squares problem with so many unknowns gets."""
-    return int(np.clip(_ROWS_PER_COLUMN * columns, _LEAST_ROWS, _MOST_ROWS))
+def row_budget(view: Linear) -> int:
+    """How many rows a layer's least-squares problem gets."""
+    columns = columns_of(view)
+    wanted = int(np.clip(_ROWS_PER_COLUMN * columns, _LEAST_ROWS, _MOST_ROWS))
+    affordable = max(_ROWS_PER_COLUMN * columns, _MOST_VALUES // (view.groups * columns))
+    return wanted if view.groups == 1 else min(wanted, affordable)
 
 
 @dataclass
@@ -94,7 +98,7 @@ def second_moments(
                 value, view = layers[name]
                 x = values[value]
                 out = view.output_shape(x.shape)
-                at = sample(rng, view.positions(out), -(-row_budget(columns_of(view)) // runs))
+                at = sample(rng, view.positions(out), -(-row_budget(view) // runs))
                 rows = view.rows(x, out, at)  # (groups, n, cols)
                 if name not in found:
                     g, k = rows.shape[0], rows.shape[2]

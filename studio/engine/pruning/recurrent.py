@@ -17,10 +17,11 @@ from studio.engine.groups.atoms import Axis
 from studio.engine.groups.grouping import kept
 from studio.engine.groups.trace import Trace
 from studio.engine.pruning.least_squares import Problem
-from studio.engine.pruning.moments import row_budget, sample
+from studio.engine.pruning.moments import sample
 from studio.engine.pruning.stepper import Stepper
 
 _CELLS = {"LSTM", "GRU", "RNN"}
+_ROWS_PER_COLUMN, _LEAST_COLUMNS = 32, 256
 
 
 @dataclass(frozen=True)
@@ -60,27 +61,23 @@ def refit_cell(
         np.zeros(after.shape[:2]) if bias is None else bias.numpy()[:, : after.shape[1]].astype(np.float64)
     )
     xs, ys = cut.get(value), original.get(source)
-    budget = -(-row_budget(after.shape[2]) // max(1, len(xs)))
-    problems = [Problem() for _ in after]
+    budget = -(-_ROWS_PER_COLUMN * max(after.shape[2], _LEAST_COLUMNS) // max(1, len(xs)))
+    problem = Problem(after.shape)
     for number, (x, y) in enumerate(zip(xs, ys, strict=True)):
         rows, whole = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
         at = sample(rng, len(rows), budget)
-        for direction, problem in enumerate(problems):
-            wanted = whole[at].astype(np.float32) @ before[direction][stay].T + offsets[direction].astype(
-                np.float32
-            )
-            problem.add(rows[at].astype(np.float32), wanted, number if len(xs) > 1 else None)
-    fits = [
-        problem.solve(w, b, intercept=bias is not None)
-        for problem, w, b in zip(problems, after, offsets, strict=True)
-    ]
-    matrix = np.stack([f.w for f in fits]).astype(twin.dtype.numpy())
-    set_constant(cell.new.inputs[1], ir.tensor(matrix, name=twin.name))
+        wanted = whole[at].astype(np.float32) @ before[:, stay].transpose(0, 2, 1) + offsets[:, None].astype(
+            "f4"
+        )
+        here = np.broadcast_to(rows[at].astype(np.float32), (len(after), len(at), rows.shape[1]))
+        problem.add(here, wanted, number if len(xs) > 1 else None)
+    found = problem.solve(after, offsets, intercept=bias is not None)
+    set_constant(cell.new.inputs[1], ir.tensor(found.w.astype(twin.dtype.numpy()), name=twin.name))
     if bias is not None and held is not None:
         data = bias.numpy().copy()
-        data[:, : after.shape[1]] = np.stack([f.b for f in fits])
+        data[:, : after.shape[1]] = found.b
         set_constant(held, ir.tensor(data, name=bias.name))
-    return float(np.mean([f.before for f in fits])), float(np.mean([f.error for f in fits]))
+    return float(found.before.mean()), float(found.error.mean())
 
 
 def _stay(trace: Trace, gone: Array, node: ir.Node, rows: int) -> Array:

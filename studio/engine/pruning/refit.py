@@ -26,7 +26,7 @@ from studio.engine.groups.grouping import kept
 from studio.engine.groups.trace import Trace
 from studio.engine.pruning.least_squares import Bounds, Fit, Problem
 from studio.engine.pruning.linear import Linear, linear
-from studio.engine.pruning.moments import columns_of, row_budget, sample
+from studio.engine.pruning.moments import row_budget, sample
 from studio.engine.pruning.recurrent import Cell, is_cell, refit_cell
 from studio.engine.pruning.stepper import Stepper
 
@@ -66,7 +66,7 @@ class Target:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Rows (n, cols) of one feed that a layer read, and at which positions."""
+    """Rows (1, n, cols) of one feed that a layer read, and at which positions."""
 
     at: Array
     x: Array
@@ -128,39 +128,37 @@ class Refit:
         xs = self._cut.get(_value(target.new.inputs[0]))
         ys, aware = self._targets_of(target)
         partner = self._waiting.pop(target.total[0], None) if target.total is not None else None
-        budget = row_budget(columns_of(target.after))
-        bounds = _bounds(target.old.outputs[0]) if target.after.groups == 1 else None
-        problems = [Problem(bounds) for _ in range(target.after.groups)]
-        both = Problem(_bounds(target.total[0]) if target.total is not None else None)
+        together = partner is not None and aware
+        problem = self._problem(target, partner[0] if partner is not None and aware else None)
+        share = -(-row_budget(target.after) // max(1, len(xs)))
         kept_rows: list[_Rows] = []
         for number, (x, y) in enumerate(zip(xs, ys, strict=True)):
-            turn = number if len(xs) > 1 else None
-            if partner is None:
-                share = -(-budget // max(1, len(xs)))
-                at = sample(self._rng, target.after.positions(y.shape), share)
-            else:
-                at = partner[1][number].at
+            at = (
+                sample(self._rng, target.after.positions(y.shape), share)
+                if partner is None
+                else partner[1][number].at
+            )
             rows, wanted = target.after.rows(x, y.shape, at), target.after.targets(y, at)
-            if partner is not None and aware:
+            turn = number if len(xs) > 1 else None
+            if partner is not None and together:
                 other = partner[1][number].x
-                both.add(
-                    np.concatenate([other, rows[0]], axis=1), wanted[0] + self._now(partner[0], other), turn
+                problem.add(
+                    np.concatenate([other, rows], axis=2), wanted + self._now(partner[0], other), turn
                 )
             else:
-                for problem, r, w in zip(problems, rows, wanted, strict=True):
-                    problem.add(r, w, turn)
+                problem.add(rows, wanted, turn)
             if not aware and target.total is not None and target.joins:
-                kept_rows.append(_Rows(at, rows[0]))
+                kept_rows.append(_Rows(at, rows))
         if kept_rows and target.total is not None:
             self._waiting[target.total[0]] = (target, kept_rows)
             self._cut.keep(_value(target.new.inputs[0]))
         if partner is not None:
             self._cut.release(_value(partner[0].new.inputs[0]))
-        if partner is not None and aware:
-            result = self._store_pair(partner[0], target, both)
+        if partner is not None and together:
+            result = self._store_pair(partner[0], target, problem)
             self._cut.redo(partner[0].new)
             return result
-        return self._store(target, problems)
+        return self._store(target, problem)
 
     # ------------------------------------------------------------------ choosing
 
@@ -228,47 +226,57 @@ class Refit:
             return np.ones(dims[axis] if dims else 0, bool)
         return kept(self._trace, self._gone, np.asarray(labels[axis]))
 
-    def _store(self, target: Target, problems: list[Problem]) -> Refitted:
-        weight, view = constant(target.new.inputs[1]), target.after
-        if weight is None:
-            raise ValueError("a layer without weights")
-        w0 = view.matrix(weight.numpy().astype(np.float64))
-        bias = constant(target.bias) if target.bias is not None else None
+    def _problem(self, target: Target, partner: Target | None) -> Problem:
+        """What will be solved: for one layer, or for two side by side whose outputs are added."""
+        groups, rows, cols = _matrix(target).shape
+        if partner is not None and target.total is not None:
+            cols += _matrix(partner).shape[2]
+            return Problem((1, rows, cols), _bounds(target.total[0]))
+        return Problem((groups, rows, cols), _bounds(target.old.outputs[0]) if groups == 1 else None)
+
+    def _store(self, target: Target, problem: Problem) -> Refitted:
+        w0 = _matrix(target).astype(np.float64)
+        bias = constant(target.bias)
         old = (
             np.zeros(w0.shape[:2]) if bias is None else bias.numpy().astype(np.float64).reshape(w0.shape[:2])
         )
-        fits: list[Fit] = [
-            problem.solve(w, b, intercept=bias is not None)
-            for problem, w, b in zip(problems, w0, old, strict=True)
-        ]
-        _set(target, np.stack([f.w for f in fits]), np.stack([f.b for f in fits]))
-        before, after = (float(np.mean([getattr(f, name) for f in fits])) for name in ("before", "error"))
-        return Refitted(target.old.outputs[0].name or "", before, after)
+        found = problem.solve(w0, old, intercept=bias is not None)
+        _set(target, found.w, found.b)
+        return _refitted(target, found)
 
     def _now(self, target: Target, x: Array) -> Array:
-        """What a layer that was fitted gives for rows (n, cols) of its input."""
-        weight, bias = constant(target.new.inputs[1]), constant(target.bias)
-        if weight is None or bias is None:
-            raise ValueError("a layer without weights")
-        return np.asarray(x @ target.after.matrix(weight.numpy())[0].T + bias.numpy().reshape(-1))
+        """What a layer that was fitted gives for rows (1, n, cols) of its input."""
+        return np.asarray(x @ _matrix(target).transpose(0, 2, 1) + _offset(target).astype(np.float32))
 
     def _store_pair(self, first: Target, second: Target, problem: Problem) -> Refitted:
         """Fit two layers together whose outputs are added: their inputs side by side, one bias for both."""
-        matrices, biases = [], []
-        for target in (first, second):
-            weight, bias = constant(target.new.inputs[1]), constant(target.bias)
-            if weight is None or bias is None:
-                raise ValueError("a layer without weights")
-            matrices.append(target.after.matrix(weight.numpy().astype(np.float64))[0])
-            biases.append(bias.numpy().astype(np.float64).reshape(-1))
-        found = problem.solve(np.concatenate(matrices, axis=1), biases[0] + biases[1], intercept=True)
-        border = matrices[0].shape[1]
-        for target, w, b in (
-            (first, found.w[:, :border], biases[0]),
-            (second, found.w[:, border:], found.b - biases[0]),
-        ):
-            _set(target, w[None], b)
-        return Refitted(second.old.outputs[0].name or "", found.before, found.error)
+        weights = [_matrix(target).astype(np.float64) for target in (first, second)]
+        biases = [_offset(target).astype(np.float64) for target in (first, second)]
+        found = problem.solve(np.concatenate(weights, axis=2), (biases[0] + biases[1])[None], intercept=True)
+        border = weights[0].shape[2]
+        _set(first, found.w[:, :, :border], biases[0])
+        _set(second, found.w[:, :, border:], found.b - biases[0])
+        return _refitted(second, found)
+
+
+def _refitted(target: Target, found: Fit) -> Refitted:
+    return Refitted(target.old.outputs[0].name or "", float(found.before.mean()), float(found.error.mean()))
+
+
+def _matrix(target: Target) -> Array:
+    """The present weight in the cut model (groups, rows, cols)."""
+    weight = constant(target.new.inputs[1])
+    if weight is None:
+        raise ValueError("a layer without weights")
+    return target.after.matrix(weight.numpy())
+
+
+def _offset(target: Target) -> Array:
+    """The present bias in the cut model (rows,)."""
+    bias = constant(target.bias)
+    if bias is None:
+        raise ValueError("a layer without a bias")
+    return bias.numpy().reshape(-1)
 
 
 def linear_weight(node: ir.Node) -> bool:

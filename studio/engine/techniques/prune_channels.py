@@ -24,10 +24,11 @@ from studio.engine.groups.grouping import ChannelGroup, Grouping, find_groups
 from studio.engine.groups.trace import trace
 from studio.engine.layers import Listing, list_layers
 from studio.engine.pruning.allocation import Resource, by_budget, by_ratio
-from studio.engine.pruning.criteria import Order, Reader, by_data, by_weights, consumers, readers
+from studio.engine.pruning.criteria import by_data, by_weights, consumers, readers
 from studio.engine.pruning.gains import heard
 from studio.engine.pruning.moments import second_moments
 from studio.engine.pruning.oracle import verify
+from studio.engine.pruning.orders import Order, Reader
 from studio.engine.pruning.refit import Refit, behind
 from studio.engine.techniques.contract import Context
 from studio.records.measure import DataSpec

@@ -1,0 +1,107 @@
+"""Optimal brain surgery on whole channels: always those go that the others can best make up for.
+
+Removing the columns c of W costs tr(W_c (H⁻¹_cc)⁻¹ W_cᵀ) when all other columns make up for them, with
+H = XᵀX / n; the others then are W − W_c (H⁻¹_cc)⁻¹ H⁻¹_c: and the inverse of what is left of H is
+H⁻¹ − H⁻¹_:c (H⁻¹_cc)⁻¹ H⁻¹_c:. That is what least squares behind the cut can repair, no more and no less.
+
+Sources: Hassibi & Stork, Optimal Brain Surgeon, 1993; Kurtic et al., ZipLM, 2023, section 3.1 (structures).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from studio.engine.groups.atoms import Array
+from studio.engine.pruning.orders import Order, Reader
+
+_DAMPING = 0.1
+_ROUNDS = 32  # to remove all channels; a round brings W and H⁻¹ up to date
+_TINY = 1e-12
+
+
+def eliminate(readers: Sequence[Reader], limit: int, damping: float = _DAMPING) -> Order:
+    """Remove channels a few at a time, always those that cost least with the others making up for them.
+
+    Args:
+        readers: every layer that reads the group.
+        limit: after so many the order is that of the last round, which nobody asks for.
+        damping: added to the diagonal of H, relative to its mean.
+    """
+    width = len(readers[0].columns)
+    states = [_State(reader, damping) for reader in readers]
+    left = np.arange(width)
+    order: list[int] = []
+    error = [0.0]
+    chunk = max(1, width // _ROUNDS)
+    while len(left):
+        if len(order) >= limit:
+            chunk = len(left)
+        scores = np.sum([state.scores() for state in states], axis=0)
+        gone = np.argsort(scores, kind="stable")[:chunk]
+        for k in gone:
+            order.append(int(left[k]))
+            error.append(error[-1] + float(scores[k]))
+        if len(gone) < len(left):
+            for state in states:
+                state.remove(gone)
+        left = np.delete(left, gone)
+    return Order(np.array(order), np.maximum.accumulate(error))
+
+
+class _State:
+    """W and H⁻¹ of one reader while channels go.
+
+    Columns are ordered channel by channel, those of no channel last, and shrink as channels go.
+    """
+
+    def __init__(self, reader: Reader, damping: float) -> None:
+        self._span = reader.columns.shape[1]
+        first = reader.columns.reshape(-1)
+        place = np.concatenate([first, np.setdiff1d(np.arange(reader.w.shape[1]), first)])
+        h = reader.moments()[place][:, place]
+        w = reader.w[:, place]
+        w = w / np.sqrt(max(float(((w @ h) * w).sum()), 1e-30))
+        if len(w) > w.shape[1]:  # only WᵀW counts, and a factor of it has fewer rows
+            w = np.asarray(np.linalg.qr(w, mode="r"))
+        self._w = w.astype(np.float32)
+        self._inverse = inverse(h, damping).astype(np.float32)
+        self._channels = len(reader.columns)
+
+    def scores(self) -> Array:
+        """What each channel that is left would cost: (channels,)."""
+        n, b = self._channels, self._span
+        if b == 1:
+            diagonal = np.maximum(np.diag(self._inverse)[:n], 1e-30)
+            return np.asarray(np.square(self._w[:, :n]).sum(axis=0, dtype=np.float64) / diagonal)
+        blocks = np.einsum("ibic->ibc", self._inverse[: n * b, : n * b].reshape(n, b, n, b))
+        parts = self._w[:, : n * b].reshape(-1, n, b).transpose(1, 2, 0)
+        gram = (parts @ parts.transpose(0, 2, 1)).astype(np.float64)
+        return np.asarray((np.linalg.inv(blocks.astype(np.float64)) * gram).sum(axis=(1, 2)))
+
+    def remove(self, channels: Array) -> None:
+        """Take channels (positions among those left) away, with the others making up for them."""
+        mask = np.zeros(len(self._inverse), bool)
+        for offset in range(self._span):
+            mask[channels * self._span + offset] = True
+        gone, stay = np.flatnonzero(mask), np.flatnonzero(~mask)
+        rows = self._inverse[gone]
+        across = np.ascontiguousarray(rows[:, stay])
+        solved = np.linalg.solve(rows[:, gone], across)
+        self._w = self._w[:, stay] - self._w[:, gone] @ solved
+        self._inverse = self._inverse[stay][:, stay] - across.T @ solved
+        self._channels -= len(channels)
+
+
+def inverse(hessian: Array, damping: float) -> Array:
+    """(H + damping · mean diagonal)⁻¹ (cols, cols), with more damping where rounding left it indefinite."""
+    from scipy.linalg.lapack import dpotrf, dpotri
+
+    h = hessian.astype(np.float64)
+    h[np.diag_indices_from(h)] += damping * max(float(np.mean(np.diag(h))), _TINY)
+    factor, failed = dpotrf(h, lower=1)
+    if failed:
+        return inverse(hessian, 10 * damping)
+    found, _ = dpotri(factor, lower=1)
+    return np.asarray(np.tril(found) + np.tril(found, -1).T)
