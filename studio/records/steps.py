@@ -69,10 +69,16 @@ class QuantizeWeights(Settings, frozen=True, kw_only=True, tag="quantize_weights
     slot: ClassVar[Slot] = "quantize"
     title: ClassVar[str] = "Weights only, in blocks"
     summary: ClassVar[str] = (
-        "Stores weights as 8- or 4-bit integers with a scale per block; computes in float."
+        "Stores weights as 8-, 4-, 3- or 2-bit integers with a scale per block; computes in float."
     )
 
-    bits: Annotated[Literal[4, 8], Meta(title="Bits")] = 4
+    bits: Annotated[
+        Literal[2, 3, 4, 8],
+        Meta(
+            title="Bits",
+            description="With 2, 4 and 8 matrix products run on the packed weights; 3 are unpacked when the model is loaded.",
+        ),
+    ] = 4
     block: Annotated[
         Literal[16, 32, 64, 128, 256], Meta(title="Block size", description="Values that share one scale.")
     ] = 32
@@ -185,6 +191,27 @@ class QuantizeStatic(Settings, frozen=True, kw_only=True, tag="quantize_static")
     def chip(self) -> str:
         """See `Settings.chip`."""
         return "INT8"
+
+
+class ShareWeights(Settings, frozen=True, kw_only=True, tag="share_weights"):
+    """Weights as numbers of entries in a book of shared values."""
+
+    slot: ClassVar[Slot] = "quantize"
+    title: ClassVar[str] = "Share weights"
+    summary: ClassVar[str] = (
+        "Stores every weight as the number of one of 16 or 256 shared values, placed where the weights are. The file "
+        "is 8 or 4 times smaller; the runtime unpacks it to floats when it loads, so nothing gets faster."
+    )
+
+    bits: Annotated[
+        Literal[4, 8],
+        Meta(title="Bits", description="4 bits choose among 16 values, 8 bits among 256."),
+    ] = 4
+
+    @property
+    def chip(self) -> str:
+        """See `Settings.chip`."""
+        return f"{2**self.bits} values"
 
 
 class Sparsify(Settings, frozen=True, kw_only=True, tag="sparsify"):
@@ -587,6 +614,7 @@ AnySettings: TypeAlias = (
     | QuantizeWeights
     | QuantizeDynamic
     | QuantizeStatic
+    | ShareWeights
     | Sparsify
     | PruneChannels
     | RemoveBlocks
@@ -600,6 +628,7 @@ SETTINGS: tuple[type[Settings], ...] = (
     QuantizeWeights,
     QuantizeDynamic,
     QuantizeStatic,
+    ShareWeights,
     Sparsify,
     PruneChannels,
     RemoveBlocks,

@@ -32,6 +32,10 @@ def find(settings: steps.Settings) -> Technique:
             from studio.engine.techniques.quantize_static import StaticInt8
 
             return StaticInt8()
+        case steps.ShareWeights():
+            from studio.engine.techniques.share_weights import Codebooks
+
+            return Codebooks()
         case steps.Sparsify():
             from studio.engine.techniques.sparsify import Sparsity
 

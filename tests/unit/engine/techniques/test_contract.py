@@ -32,6 +32,8 @@ EXAMPLES: tuple[steps.AnySettings, ...] = (
     steps.QuantizeWeights(bits=4, form="qdq"),
     steps.QuantizeDynamic(),
     steps.QuantizeStatic(),
+    steps.ShareWeights(),
+    steps.ShareWeights(bits=8),
     steps.Sparsify(ratio=0.5),
     steps.Sparsify(pattern="2:4"),
     steps.PruneChannels(ratio=0.5),
