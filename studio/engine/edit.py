@@ -6,6 +6,7 @@ something outside may know them: graph inputs, graph outputs, layers' first outp
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,13 @@ import onnx_ir as ir
 from studio.engine.graph import Model, graphs, holder, leave_old_ir, nodes, subgraphs
 
 _NAMES = "featherweight.names"
+
+
+# Source: the ONNX operator specification, versions of the reductions.
+_AXES_AS_INPUT = {
+    "ReduceSum": 13,
+    **dict.fromkeys(("ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd"), 18),
+}
 
 
 def fresh_name(model: Model, base: str) -> str:
@@ -108,13 +116,16 @@ def make_node(
         model: whose names are taken.
         op: operator.
         inputs: None = left out.
-        attributes: plain Python values.
+        attributes: plain Python values; the axes of a reduction become an input where the opset wants one.
         domain: of the operator.
         name: base of all names; the operator where empty.
         outputs: how many.
         dtype: element type of the outputs, where known.
     """
-    base = name or op
+    base, inputs, attributes = name or op, list(inputs), dict(attributes or {})
+    if not domain and "axes" in attributes and model.opset >= _AXES_AS_INPUT.get(op, sys.maxsize):
+        axes = np.asarray(attributes.pop("axes"), np.int64)
+        inputs.append(add_constant(model, model.graph, f"{base}_axes", axes))
     values = [
         ir.Value(
             name=fresh_name(model, f"{base}_out" if outputs == 1 else f"{base}_out{index}"),
@@ -124,8 +135,8 @@ def make_node(
     ]
     return ir.node(
         op,
-        list(inputs),
-        attributes=dict(attributes or {}),
+        inputs,
+        attributes=attributes,
         domain=domain,
         outputs=values,
         name=fresh_name(model, base),

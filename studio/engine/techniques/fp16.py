@@ -269,7 +269,7 @@ def _convert(
     half = _half_nodes(model, listing.shapes, set(keys), refused, settings, hot, whole=whole)
     known = _Known(dict(listing.shapes.dims_by_name), dict(listing.shapes.types_by_name))
     result = _Conversion(model, Shapes(dims_by_name=known.dims, types_by_name=known.types))
-    _store_constants(model, half, keys, result)
+    _store_constants(model, half, keys, result, known)
     _place_casts(model, half, listing.shapes, known, keep_io=settings.keep_io or not whole)
     return result
 
@@ -335,7 +335,9 @@ def _users(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
             yield node, position
 
 
-def _store_constants(model: Model, half: set[ir.Node], layers: dict[str, str], result: _Conversion) -> None:
+def _store_constants(
+    model: Model, half: set[ir.Node], layers: dict[str, str], result: _Conversion, known: _Known
+) -> None:
     """Store a float constant as half where every user is half and may take it so."""
     for _path, graph in graphs(model):
         held = [*graph.initializers.values(), *(n.outputs[0] for n in graph if n.op_type == "Constant")]
@@ -353,6 +355,17 @@ def _store_constants(model: Model, half: set[ir.Node], layers: dict[str, str], r
             if owner:
                 result.saved[owner] = result.saved.get(owner, 0) + tensor_bytes(tensor) - tensor_bytes(narrow)
             edit.set_constant(value, narrow)
+            for passed in _passed_on(value):
+                passed.type = ir.TensorType(ir.DataType.FLOAT16)
+                known.note(passed.name or "", ir.DataType.FLOAT16, passed.name or "")
+
+
+def _passed_on(value: ir.Value) -> Iterator[ir.Value]:
+    """Outputs of the Identity nodes that hand a constant on (exporters share equal weights so)."""
+    for node, _position in value.uses():
+        if node.op_type == "Identity":
+            yield node.outputs[0]
+            yield from _passed_on(node.outputs[0])
 
 
 def _exceeds(tensor: ir.TensorProtocol) -> bool:
@@ -390,6 +403,8 @@ def _place_casts(model: Model, half: set[ir.Node], shapes: Shapes, known: _Known
         _narrow_inputs(model, shapes, known)
     for path, graph in list(graphs(model)):
         for node in list(graph):
+            if node.op_type == "Identity" and constant(node.inputs[0]) is not None:
+                continue  # hands a constant on in whatever type it is stored
             wanted = set(_half_inputs(node)) if node in half else set()
             for position, source in enumerate(node.inputs):
                 if source is None:

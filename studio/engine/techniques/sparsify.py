@@ -194,7 +194,8 @@ def _zeroed(
 ) -> Array:
     """The weights with their zeros, shaped as stored."""
     run = _run(settings)
-    if target.view is None or statistics is None:
+    uneven = run is not None and target.view is not None and _columns(weight, target) % run[1] != 0
+    if target.view is None or statistics is None or uneven:
         return _by_magnitude(weight, target.in_axis, settings.ratio, run)
     seen = weight if target.perm is None else weight.transpose(target.perm)
     moments = statistics.moments()
@@ -204,6 +205,13 @@ def _zeroed(
     )
     result = target.view.weight(found)
     return result if target.perm is None else result.transpose(np.argsort(target.perm))
+
+
+def _columns(weight: Array, target: _Target) -> int:
+    """Of the matrices in which a weight is seen by its second moments (a transposed convolution has several)."""
+    assert target.view is not None
+    seen = weight if target.perm is None else weight.transpose(target.perm)
+    return int(target.view.matrix(seen).shape[-1])
 
 
 def _treated(w: Array, hessian: Array, ratio: float, run: tuple[int, int] | None, method: str) -> Array:

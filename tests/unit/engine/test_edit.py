@@ -150,3 +150,15 @@ def test_a_weight_that_is_an_input_goes_from_both_lists(tmp_path: Path) -> None:
     assert [v.name for v in model.graph.inputs] == ["x"]
     assert set(model.graph.initializers) == {"w_1"}
     assert outputs(model).shape == (2, 8)
+
+
+@pytest.mark.parametrize("opset", [13, 18])
+def test_the_axes_of_a_reduction_stand_where_the_opset_wants_them(opset: int) -> None:
+    model = Model(ir.from_proto(models.dense(32, opset=opset)))
+    (source,) = (v for v in model.graph.inputs if v.name == "x")
+    node = edit.make_node(model, "ReduceMean", [source], {"axes": [1], "keepdims": 0}, name="mean")
+    model.graph.append(node)
+    model.graph.outputs.append(node.outputs[0])
+    x = models.floats(4, 32)
+    *_, mean = models.run(graph.to_bytes(model), {"x": x})
+    np.testing.assert_allclose(mean, x.mean(1), rtol=1e-5, atol=1e-6)
