@@ -100,10 +100,15 @@ def test_blocks_stay_within_their_codes_and_near_the_weights(w: Array, bits: int
         elements=st.integers(0, 15),
     )
 )
-def test_packed_nibbles_come_back(q: Array) -> None:
-    packed = grids.pack_nibbles(q)
-    back = np.stack([packed & 15, packed >> 4], axis=-1).reshape(len(q), -1)[:, : q.shape[1]]
-    assert np.array_equal(back, q)
+def test_packed_codes_come_back(q: Array) -> None:
+    for bits in (2, 4, 8):
+        codes = q & (2**bits - 1)
+        packed = grids.pack(codes, bits)
+        places = [(packed >> shift) & (2**bits - 1) for shift in range(0, 8, bits)]
+        back = np.stack(places, axis=-1).reshape(len(q), -1)[:, : q.shape[1]]
+        assert np.array_equal(back, codes)
+    rows = np.unpackbits(grids.planes(q, 4), axis=1, bitorder="little")[:, : q.size]
+    assert np.array_equal((rows * 2 ** np.arange(4)[:, None]).sum(0), q.reshape(-1))
 
 
 @CALM

@@ -255,7 +255,7 @@ def _layer(
         weight=main.value.name or "",
         weight_shape=_float_shape(node, form, stored),
         dtype=dtype,
-        precision=precision(dtype, _bits(node, form), activations, fake=main.fake_quantized),
+        precision=precision(dtype, _bits(node, form, main, stored), activations, fake=main.fake_quantized),
         cost=cost,
         share=cost.bytes / max(1, total.bytes),
         shared_with=tuple(dict.fromkeys(n for w in parts.weights for n in owners[id(w)] if n != parts.name)),
@@ -282,10 +282,12 @@ def _layer(
     )
 
 
-def _bits(node: ir.Node, form: Form) -> int:
-    """Of packed weights; 0 for others."""
+def _bits(node: ir.Node, form: Form, main: Source, stored: tuple[int, ...]) -> int:
+    """Of packed weights; 0 for others. Weights that are shifted apart lie in planes, one for each bit."""
     attr = node.attributes.get(form.bits) if form.bits else None
-    return 0 if attr is None else int(attr.as_int())
+    if attr is not None:
+        return int(attr.as_int())
+    return stored[0] if any(use.node.op_type == "BitShift" for use in main.value.uses()) else 0
 
 
 def _main_weight(node: ir.Node, form: Form) -> tuple[int, Source | None]:

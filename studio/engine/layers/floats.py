@@ -98,7 +98,7 @@ def _unpacked(layer: LayerNode, stored: ir.TensorProtocol) -> Array | None:
     scale = _numbers(node.inputs[2])
     zeros = node.inputs[3] if len(node.inputs) > 3 else None
     points = _numbers(zeros)
-    if scale is None or bits not in {4, 8} or (zeros is not None and points is None):
+    if scale is None or bits not in {2, 4, 8} or (zeros is not None and points is None):
         return None
     codes = _codes(stored.numpy().reshape(n, -1), bits)  # (N, blocks · block)
     count = codes.shape[1] // block
@@ -115,7 +115,6 @@ def _unpacked(layer: LayerNode, stored: ir.TensorProtocol) -> Array | None:
 
 
 def _codes(packed: Array, bits: int) -> Array:
-    """Integers from bytes; of two in a byte, the first lies in the low half."""
-    if bits == 8:
-        return packed
-    return np.stack([packed & 0x0F, packed >> 4], axis=-1).reshape(packed.shape[0], -1)
+    """Integers from bytes; of several in a byte, the first lies in the lowest bits."""
+    places = [(packed >> shift) & (2**bits - 1) for shift in range(0, 8, bits)]
+    return np.stack(places, axis=-1).reshape(packed.shape[0], -1)

@@ -136,12 +136,22 @@ def block_grid(w: Array, size: int, bits: int, *, symmetric_: bool) -> Grid:
     return Grid(scale, np.full(scale.shape, middle, np.int32), *bounds(bits, signed=False))
 
 
-def pack_nibbles(q: Array) -> Array:
-    """Unsigned 4-bit integers two a byte along the last axis, the first in the low half."""
-    if q.shape[-1] % 2:
-        q = np.concatenate([q, np.zeros((*q.shape[:-1], 1), q.dtype)], axis=-1)
-    values = q.astype(np.uint8)
-    return values[..., ::2] | (values[..., 1::2] << 4)
+def pack(q: Array, bits: int) -> Array:
+    """Unsigned integers of 2, 4 or 8 bits, several a byte along the last axis, the first in the lowest bits."""
+    each = 8 // bits
+    missing = -q.shape[-1] % each
+    if missing:
+        q = np.concatenate([q, np.zeros((*q.shape[:-1], missing), q.dtype)], axis=-1)
+    values = q.astype(np.uint8).reshape(*q.shape[:-1], -1, each)
+    shifted = values << (bits * np.arange(each, dtype=np.uint8))
+    return np.asarray(np.bitwise_or.reduce(shifted, axis=-1), np.uint8)
+
+
+def planes(q: Array, bits: int) -> Array:
+    """Unsigned integers as `bits` rows of single bits, eight a byte, the lowest bits first: (bits, ceil(size / 8))."""
+    flat = q.astype(np.uint8).reshape(-1)
+    rows = [np.packbits((flat >> bit) & 1, bitorder="little") for bit in range(bits)]
+    return np.stack(rows)
 
 
 def sqnr_db(x: Array, approximation: Array) -> float:

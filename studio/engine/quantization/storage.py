@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -52,14 +53,14 @@ def write_matmul(model: Model, node: ir.Node, weights: Blocks) -> None:
     graph = edit.owner(node)
     base = node.inputs[1].name or "weight"  # type: ignore[union-attr]
     n, count, size = weights.q.shape
-    packed = grids.pack_nibbles(weights.q) if weights.bits == 4 else weights.q.astype(np.uint8)
+    packed = grids.pack(weights.q, weights.bits)
     inputs: list[ir.Value | None] = [
         node.inputs[0],
         edit.add_constant(model, graph, f"{base}_codes", packed.reshape(n, count, -1)),
         edit.add_constant(model, graph, f"{base}_scales", weights.scale.astype(np.float32)),
     ]
     if not weights.symmetric:
-        zero = grids.pack_nibbles(weights.zero) if weights.bits == 4 else weights.zero.astype(np.uint8)
+        zero = grids.pack(weights.zero, weights.bits)
         inputs.append(edit.add_constant(model, graph, f"{base}_zeros", zero))
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is not None:
@@ -85,14 +86,14 @@ def write_gather(model: Model, node: ir.Node, weights: Blocks) -> None:
     graph = edit.owner(node)
     base = node.inputs[0].name or "table"  # type: ignore[union-attr]
     rows = weights.q.reshape(len(weights.q), -1)[:, : weights.columns]
-    packed = grids.pack_nibbles(rows) if weights.bits == 4 else rows.astype(np.uint8)
+    packed = grids.pack(rows, weights.bits)
     inputs: list[ir.Value | None] = [
         edit.add_constant(model, graph, f"{base}_codes", packed),
         node.inputs[1],
         edit.add_constant(model, graph, f"{base}_scales", weights.scale.astype(np.float32)),
     ]
     if not weights.symmetric:
-        zero = grids.pack_nibbles(weights.zero) if weights.bits == 4 else weights.zero.astype(np.uint8)
+        zero = grids.pack(weights.zero, weights.bits)
         inputs.append(edit.add_constant(model, graph, f"{base}_zeros", zero))
     attributes = {
         "bits": weights.bits,
@@ -148,7 +149,13 @@ def write_dequantized(
 
 
 def write_unpacked(
-    model: Model, graph: ir.Graph, value: ir.Value, weights: Blocks, shape: tuple[int, ...]
+    model: Model,
+    graph: ir.Graph,
+    value: ir.Value,
+    weights: Blocks,
+    shape: tuple[int, ...],
+    *,
+    transposed: bool = False,
 ) -> ir.Value:
     """Constants and the nodes that make the weights of them when the model is loaded; the new value.
 
@@ -156,42 +163,82 @@ def write_unpacked(
         model: changed in place.
         graph: where the constant lies; the nodes go to its beginning.
         value: the float weights; every user gets the new value.
-        weights: symmetric codes of the weights as a matrix.
+        weights: codes of the weights as a matrix.
         shape: of the weights.
+        transposed: the weights are (k, n), an output a column.
     """
     base = value.name or "weight"
     n, count, size = weights.q.shape
+    if transposed:
+        shape = shape[::-1]
     whole = count == 1 and size == weights.columns
-    signed = weights.q - 2 ** (weights.bits - 1)
-    codes = grids.stored(signed.reshape(shape) if whole else signed, weights.bits, signed=True)
-    wide = [len(codes), *([1] * (codes.ndim - 1))] if whole else [n, count, 1]
-    scale = weights.scale.reshape(_scale_shape(shape, n) if whole else wide)
     nodes: list[ir.Node] = []
+
+    def store(what: str, array: Array) -> ir.Value:
+        return edit.add_constant(model, graph, f"{base}_{what}", array)
 
     def add(op: str, inputs: list[ir.Value], **attributes: Any) -> ir.Value:
         node = edit.make_node(model, op, inputs, attributes, name=f"{base}_unpack", dtype=ir.DataType.FLOAT)
         nodes.append(node)
         return node.outputs[0]
 
-    result = add(
-        "Mul",
-        [
-            add("Cast", [edit.add_constant(model, graph, f"{base}_codes", codes)], to=int(ir.DataType.FLOAT)),
-            edit.add_constant(model, graph, f"{base}_scales", scale.astype(np.float32)),
-        ],
-    )
+    wide = [n, *([1] * (len(shape) - 1))] if whole else [n, count, 1]
+    scale = weights.scale.reshape(_scale_shape(shape, n) if whole else wide)
+    codes = _codes_at_load(weights, shape if whole else None, store, add)
+    if not weights.symmetric:
+        zeros = store("zeros", weights.zero.astype(np.uint8).reshape(scale.shape))
+        codes = add("Sub", [codes, add("Cast", [zeros], to=int(ir.DataType.FLOAT))])
+    result = add("Mul", [codes, store("scales", scale.astype(np.float32))])
     if not whole:
         if count * size != weights.columns:
-            numbers = [np.asarray(a, np.int64) for a in ([n, count * size], [0], [weights.columns], [1])]
-            flat, *cut = (edit.add_constant(model, graph, f"{base}_cut", a) for a in numbers)
+            borders = [np.asarray(a, np.int64) for a in ([n, count * size], [0], [weights.columns], [1])]
+            flat, *cut = (store("cut", b) for b in borders)
             result = add("Slice", [add("Reshape", [result, flat]), *cut])
-        result = add(
-            "Reshape", [result, edit.add_constant(model, graph, f"{base}_shape", np.asarray(shape, np.int64))]
-        )
+        result = add("Reshape", [result, store("shape", np.asarray(shape, np.int64))])
+    if transposed:
+        result, shape = add("Transpose", [result], perm=[1, 0]), shape[::-1]
     result.shape = ir.Shape(shape)
     edit.replace_uses(value, result)
     graph.insert_before(graph[0], nodes)
     return result
+
+
+def _codes_at_load(
+    weights: Blocks,
+    shape: tuple[int, ...] | None,
+    store: Callable[[str, Array], ir.Value],
+    add: Callable[..., ir.Value],
+) -> ir.Value:
+    """Codes as floats, around zero where the blocks are symmetric; (n, blocks, size), or `shape` where that is given.
+
+    ONNX has integers of 4 and 8 bits. Of 2 and 3 bits every bit is stored in a plane of its own, and Σ_b 2^b · bit_b
+    puts them together.
+    """
+    middle = 2 ** (weights.bits - 1)
+    if weights.bits in {4, 8}:
+        q = weights.q - middle if weights.symmetric else weights.q
+        codes = grids.stored(q if shape is None else q.reshape(shape), weights.bits, signed=weights.symmetric)
+        return add("Cast", [store("codes", codes)], to=int(ir.DataType.FLOAT))
+    packed = grids.planes(weights.q, weights.bits)[..., None]
+    # Up by 7 − i pushes the higher bits out, down by 7 the lower ones: bit i is left.
+    up, down = np.arange(7, -1, -1, dtype=np.uint8), np.full(1, 7, np.uint8)
+    lifted = add("BitShift", [store("planes", packed), store("up", up)], direction="LEFT")
+    bits = add("BitShift", [lifted, store("down", down)], direction="RIGHT")
+    for node in (lifted.producer(), bits.producer()):
+        assert node is not None
+        node.outputs[0].type = ir.TensorType(ir.DataType.UINT8)
+    worth = (2.0 ** np.arange(weights.bits)).astype(np.float32).reshape(-1, 1, 1)
+    parts = add("Mul", [add("Cast", [bits], to=int(ir.DataType.FLOAT)), store("worth", worth)])
+    whole = add("ReduceSum", [parts, store("axes", np.zeros(1, np.int64))], keepdims=0)
+    flat = add("Reshape", [whole, store("flat", np.asarray([-1], np.int64))])
+    if weights.q.size % 8:
+        ends = [store("end", np.asarray(end, np.int64)) for end in ([0], [weights.q.size])]
+        flat = add("Slice", [flat, *ends])
+    wanted = np.asarray(weights.q.shape if shape is None else shape, np.int64)
+    shaped = add("Reshape", [flat, store("codes_shape", wanted)])
+    if not weights.symmetric:
+        return shaped
+    return add("Sub", [shaped, store("middle", np.full(1, middle, np.float32))])
 
 
 def _scale_shape(shape: tuple[int, ...], rows: int) -> tuple[int, ...]:

@@ -21,6 +21,8 @@ Array: TypeAlias = npt.NDArray[Any]
 Form: TypeAlias = Literal["matmul", "gather", "dequantized", "unpacked"]
 
 SMALLEST = 64
+_INT4_OPSET = 21  # the first with 4-bit types
+_PLANES_OPSET = 13  # the first in which ReduceSum takes axes as an input; BitShift is older
 _WEIGHTS = {"LSTM": (1, 2), "GRU": (1, 2), "RNN": (1, 2), "Gather": (0,)}
 
 
@@ -51,6 +53,8 @@ def form(node: ir.Node, settings: QuantizeWeights) -> Form:
     """How a layer's weights are stored."""
     position = positions(node)[0]
     matrix = storage.matrix_view(node, position)
+    if settings.bits == 3:
+        return "unpacked"
     if matrix is not None:
         return "dequantized" if settings.form == "qdq" else "matmul"
     tensor = constant(node.inputs[position])
@@ -58,7 +62,7 @@ def form(node: ir.Node, settings: QuantizeWeights) -> Form:
         axis = node.attributes.get("axis")
         plain = axis is None or axis.as_int() == 0
         width = int(tensor.shape.numpy()[1])
-        if plain and width % settings.block == 0 and (settings.bits == 8 or width % 2 == 0):
+        if plain and width % settings.block == 0 and width * settings.bits % 8 == 0:
             return "gather"
     return "unpacked"
 
@@ -103,8 +107,10 @@ class Writer:
         self.model = copy(model)
         wanted = {(t.path, t.key) for t in targets}
         forms = {form(n, settings) for n in self._nodes(wanted).values()}
-        if "dequantized" in forms or ("unpacked" in forms and settings.bits < 8):
-            self.model = raise_opset(model, 21)
+        if "dequantized" in forms or ("unpacked" in forms and settings.bits == 4):
+            self.model = raise_opset(model, _INT4_OPSET)
+        elif "unpacked" in forms and settings.bits < 4 and model.opset < _PLANES_OPSET:
+            self.model = raise_opset(model, _PLANES_OPSET)
         self.packed = packing.pack(self.model, keep)
         self._layers = self._nodes(wanted)
         self._done: dict[int, Blocks] = {}
@@ -143,7 +149,10 @@ class Writer:
                 else:
                     home = value.graph or edit.owner(node)
                     assert isinstance(home, ir.Graph)
-                    self._made.add(storage.write_unpacked(self.model, home, value, fitted, shape))
+                    flipped = bool(matrix and matrix[2])
+                    self._made.add(
+                        storage.write_unpacked(self.model, home, value, fitted, shape, transposed=flipped)
+                    )
         return result
 
     def _stored(self, value: ir.Value | None) -> list[ir.Value]:
@@ -181,7 +190,8 @@ class Writer:
         size: int = settings.block
         symmetric = settings.symmetric
         if kind == "unpacked":
-            size, symmetric = (k if settings.bits == 8 else storage.even_blocks(k, size)), True
+            size = k if settings.bits == 8 else storage.even_blocks(k, size)
+            symmetric = symmetric or settings.bits == 8
         if self._moments is None:
             return blocks.blank(n, k, size, settings.bits, symmetric=symmetric), np.zeros(0)
         if id(value) not in self._done:

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from studio.base.progress import Progress
 from studio.engine.graph import Model, constant
 from studio.engine.layers import LayerNode, Listing
-from studio.engine.quantization import weight_only
+from studio.engine.quantization import storage, weight_only
 from studio.engine.quantization.grids import sqnr_db
 from studio.engine.quantization.moments import layer_moments
 from studio.engine.quantization.promise import promise
@@ -25,6 +25,9 @@ from studio.engine.quantization.weight_only import Array, Target
 from studio.engine.techniques.contract import Context
 from studio.records.plan import Plan, Refusal
 from studio.records.steps import QuantizeWeights, Settings, Step
+
+
+_AUTO = "The automatic form takes what runs."
 
 
 class WeightOnly:
@@ -40,8 +43,9 @@ class WeightOnly:
         words: dict[str, str] = {}
         for name in step.layers:
             reason = _why_not(listing.nodes[name])
-            if reason:
-                refusals.append(Refusal(layer=name, reason=reason))
+            hint = "" if reason else _no_such_form(listing.nodes[name], settings)
+            if reason or hint:
+                refusals.append(Refusal(layer=name, reason=reason or hint, hint=_AUTO if hint else ""))
             else:
                 words[name] = weight_only.describe(listing.nodes[name].node, settings)
         if not words:
@@ -61,6 +65,17 @@ class WeightOnly:
         names = [a.layer for a in plan.actions]
         moments = _moments(listing, names, context, context.progress.part(0.0, 0.4))
         return _write(listing, settings, names, moments, context)
+
+
+def _no_such_form(layer: LayerNode, settings: QuantizeWeights) -> str:
+    """Why the asked form does not exist for a matrix product with so many bits; '' where it does or is not needed."""
+    if storage.matrix_view(layer.node, 1) is None:
+        return ""
+    if settings.form == "qdq" and settings.bits < 4:
+        return f"onnxruntime runs no DequantizeLinear in blocks on {settings.bits} bits"
+    if settings.form == "matmulnbits" and settings.bits == 3:
+        return "onnxruntime has no MatMulNBits for 3 bits"
+    return ""
 
 
 def _why_not(layer: LayerNode) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from studio.engine.trainable.operators.convolution import conv, gemm
-from studio.engine.trainable.operators.quantization import spread, unpack_nibbles
+from studio.engine.trainable.operators.quantization import spread, unpack
 from studio.engine.trainable.operators.registry import Call, Operator, axis_of, operator
 
 _MS = "com.microsoft"
@@ -149,20 +149,21 @@ def gather_block_quantized(
     axis = call.get("gather_axis", 0)
     block = call.get("block_size", 128)
     along = axis_of(call.get("quantize_axis", 1), data.ndim)
+    bits = call.get("bits", 4)
     packed = (
         data.dtype == torch.uint8
-        and call.get("bits", 4) == 4
-        and data.shape[along] * 2 <= scales.shape[along] * block
+        and bits < 8
+        and data.shape[along] * (8 // bits) <= scales.shape[along] * block
     )
-    level = unpack_nibbles(data) if packed else data
+    level = unpack(data, bits) if packed else data
     wide = level.to(scales.dtype)
     if zeros is not None:
-        offset = unpack_nibbles(zeros) if packed else zeros
+        offset = unpack(zeros, bits) if packed else zeros
         wide = wide - spread(offset.narrow(along, 0, scales.shape[along]), wide, along, block).to(
             scales.dtype
         )
     elif data.dtype == torch.uint8:
-        wide = wide - 2 ** (call.get("bits", 4) - 1)
+        wide = wide - 2 ** (bits - 1)
     table = wide * spread(scales, wide, along, block)
     rows = table.index_select(axis, indices.reshape(-1).to(torch.int64))
     return rows.reshape(*table.shape[:axis], *indices.shape, *table.shape[axis + 1 :])

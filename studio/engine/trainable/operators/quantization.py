@@ -179,10 +179,10 @@ def qlinear_conv(
     return _requantize(conv(call, data, weight, offset), y_scale, y_zero, target)
 
 
-def unpack_nibbles(packed: Tensor) -> Tensor:
-    """Two 4-bit codes from every byte of the last axis, the low one first."""
-    pairs = torch.stack((packed & 15, packed >> 4), -1)
-    return pairs.reshape(*packed.shape[:-1], -1)
+def unpack(packed: Tensor, bits: int) -> Tensor:
+    """Codes of 2, 4 or 8 bits from the bytes of the last axis, the lowest first."""
+    places = [(packed >> shift) & (2**bits - 1) for shift in range(0, 8, bits)]
+    return torch.stack(places, -1).reshape(*packed.shape[:-1], -1)
 
 
 @operator("MatMulNBits", domain="com.microsoft")
@@ -195,7 +195,7 @@ def matmul_n_bits(
     _g: Any = None,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """A (…, K) times weights (N, K) stored in blocks of 4- or 8-bit codes.
+    """A (…, K) times weights (N, K) stored in blocks of 2-, 4- or 8-bit codes.
 
     Source: onnxruntime contrib operators, MatMulNBits. Codes that carry a gradient arrive as floats (N, K).
     """
@@ -204,13 +204,13 @@ def matmul_n_bits(
     if b.is_floating_point():
         level = F.pad(b, (0, blocks * block - k)).reshape(n, blocks, block)
     else:
-        level = (unpack_nibbles(b) if bits == 4 else b).reshape(n, blocks, block).to(a.dtype)
+        level = unpack(b, bits).reshape(n, blocks, block).to(a.dtype)
     if zeros is None:
         middle: Any = float(2 ** (bits - 1))
     elif zeros.is_floating_point():
         middle = zeros.reshape(n, blocks, 1)
     else:
         rows = zeros.reshape(n, -1)
-        middle = (unpack_nibbles(rows) if bits == 4 else rows)[:, :blocks].unsqueeze(-1).to(a.dtype)
+        middle = unpack(rows, bits)[:, :blocks].unsqueeze(-1).to(a.dtype)
     weight = ((level - middle) * scales.reshape(n, blocks, 1).to(a.dtype)).reshape(n, -1)[:, :k]
     return F.linear(a, weight, bias)
