@@ -404,12 +404,19 @@ class Factorize(Settings, frozen=True, kw_only=True, tag="factorize"):
         ),
     ] = "sensitive"
     form: Annotated[
-        Literal["channels", "spatial", "depthwise"],
+        Literal["channels", "spatial", "depthwise", "tucker", "cp"],
         Meta(
             title="Convolutions become",
-            description="Fewer filters and 1×1; k×1 and 1×k; or filters of its own for every channel and 1×1.",
+            description="Fewer filters and 1×1; k×1 and 1×k; filters of its own for every channel and 1×1; 1×1, k×k "
+            "between few channels and 1×1 (Tucker-2); or 1×1, one filter a channel and 1×1 (CP).",
             extra_json_schema={
-                "choices": {"channels": "k×k, 1×1", "spatial": "k×1, 1×k", "depthwise": "Depthwise, 1×1"},
+                "choices": {
+                    "channels": "k×k, 1×1",
+                    "spatial": "k×1, 1×k",
+                    "depthwise": "Depthwise, 1×1",
+                    "tucker": "1×1, k×k, 1×1 (Tucker-2)",
+                    "cp": "1×1, depthwise, 1×1 (CP)",
+                },
                 "advanced": True,
             },
         ),

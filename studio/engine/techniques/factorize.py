@@ -34,7 +34,7 @@ from studio.engine.cost import macs, model_cost
 from studio.engine.graph import Model, Shapes, constant, copy, graphs, holder
 from studio.engine.layers import LayerNode, Listing
 from studio.engine.techniques.contract import Context
-from studio.engine.techniques.conv_forms import Form, cut, factor_shapes
+from studio.engine.techniques.conv_forms import Form, between, cut, factor_shapes
 from studio.engine.techniques.conv_forms import attributes as form_attributes
 from studio.engine.techniques.spectra import Spectrum, matrix_of, spectra
 from studio.records.model import Cost
@@ -159,8 +159,8 @@ def choose_ranks(found: Mapping[str, Spectrum], settings: Factorize) -> dict[str
     error at the budget; layers for which a rank near break-even would be needed stay whole.
     """
     if settings.spread == "even":
-        ranks = {n: max(1, math.floor(settings.params * s.size / s.per_rank)) for n, s in found.items()}
-        return {n: r for n, r in ranks.items() if r < found[n].break_even}
+        even = {n: _affordable(s, settings.params * s.size) for n, s in found.items()}
+        return {n: r for n, r in even.items() if r < found[n].break_even}
     budget = settings.params * sum(s.size for s in found.values())
     low, high = -80.0, 80.0  # log of the price of one parameter
     for _ in range(60):
@@ -171,10 +171,18 @@ def choose_ranks(found: Mapping[str, Spectrum], settings: Factorize) -> dict[str
     return {n: r for n, r in best.items() if r is not None}
 
 
+def _affordable(spectrum: Spectrum, weights: float) -> int:
+    """The largest rank of so many weights that answers better than the one below it; at least the smallest such."""
+    better = 1 + np.flatnonzero(np.diff(spectrum.tail) < 0)
+    if not len(better):
+        return 1
+    fitting = better[spectrum.sizes[better] <= weights]
+    return int(fitting[-1] if len(fitting) else better[0])
+
+
 def _best_rank(spectrum: Spectrum, price: float) -> int | None:
     """The rank with the least error + price·parameters; None where the whole matrix is better."""
-    per_rank = spectrum.per_rank
-    cost = spectrum.tail + price * per_rank * np.arange(len(spectrum.tail))
+    cost = spectrum.tail + price * spectrum.sizes
     rank = 1 + int(np.argmin(cost[1:]))
     if rank >= spectrum.break_even or cost[rank] >= price * spectrum.size:
         return None
@@ -182,7 +190,7 @@ def _best_rank(spectrum: Spectrum, price: float) -> int | None:
 
 
 def _used(spectrum: Spectrum, rank: int | None) -> int:
-    return spectrum.size if rank is None else rank * spectrum.per_rank
+    return spectrum.size if rank is None else int(spectrum.sizes[rank])
 
 
 def _left_whole(spectrum: Spectrum, name: str) -> Refusal:
@@ -212,25 +220,37 @@ def _action(
     layer = listing.nodes[name]
     before = layer.record.cost
     nodes = {(path, node.outputs[0].name): node for path, graph in graphs(draft) for node in graph}
-    second = nodes[layer.path, layer.node.outputs[0].name]
-    between = second.inputs[0]
-    first = between.producer() if between is not None else None
-    assert first is not None
+    chain = [nodes[layer.path, layer.node.outputs[0].name]]
+    inside: list[ir.Value] = []
+    for _ in _chain_shapes(layer, spectrum.form, rank)[1:]:
+        value = chain[0].inputs[0]
+        maker = value.producer() if value is not None else None
+        assert value is not None
+        assert maker is not None
+        chain.insert(0, maker)
+        inside.append(value)
     added = spectrum.columns if spectrum.adds_bias else 0
-    fewer = spectrum.size - rank * spectrum.per_rank - added
+    fewer = spectrum.size - int(spectrum.sizes[rank]) - added
     item = before.bytes // max(1, before.parameters)
-    parts = (macs(first, shapes), macs(second, shapes))
-    dims = shapes.of(between)
-    sizes = [] if dims is None else [d for d in dims if isinstance(d, int)]
-    made = math.prod(sizes) if dims is not None and len(sizes) == len(dims) else None
+    counted = [macs(node, shapes) for node in chain]
+    made = [_values(value, shapes) for value in inside]
     whole = before.activation_bytes
     after = Cost(
         parameters=before.parameters - fewer,
         bytes=before.bytes - fewer * item,
-        macs=None if parts[0] is None or parts[1] is None else parts[0] + parts[1],
-        activation_bytes=None if whole is None or made is None else whole + made * item,
+        macs=None if None in counted else sum(c for c in counted if c is not None),
+        activation_bytes=None
+        if whole is None or None in made
+        else whole + sum(m for m in made if m is not None) * item,
     )
     return Action(layer=name, what=f"rank {rank} of {len(spectrum.tail) - 1}", before=before, after=after)
+
+
+def _values(value: ir.Value, shapes: Shapes) -> int | None:
+    """How many numbers a value holds; None where that is not known."""
+    dims = shapes.of(value)
+    sizes = [] if dims is None else [d for d in dims if isinstance(d, int)]
+    return math.prod(sizes) if dims is not None and len(sizes) == len(dims) else None
 
 
 # ------------------------------------------------------------------ the rebuilt graph
@@ -248,11 +268,11 @@ def rebuild(
         if context is not None:
             context.progress.tick(0.7 + 0.3 * done / len(ranks), f"{name}: rank {rank}")
         node = nodes[layer.path, layer.node.outputs[0].name]
-        first = _split(model, node, layer, rank, found[name], draft=context is None)
-        between = _dims_between(listing, layer, rank, found[name].form)
-        if between is not None:
-            dims[first.name or ""] = between
-        types[first.name or ""] = listing.shapes.dtype(layer.node.outputs[0]) or layer.record.dtype
+        inside = _split(model, node, layer, rank, found[name], draft=context is None)
+        for value, known in zip(inside, _dims_between(listing, layer, rank, found[name].form), strict=False):
+            dims[value.name or ""] = known
+        for value in inside:
+            types[value.name or ""] = listing.shapes.dtype(layer.node.outputs[0]) or layer.record.dtype
         if context is not None:
             context.treated(model, name, f"{name}: rank {rank}")
     shapes = replace(listing.shapes, dims={}, types={}, dims_by_name=dims, types_by_name=types)
@@ -262,16 +282,18 @@ def rebuild(
     return model, _with_constants(model, shapes, dims)
 
 
-def _dims_between(listing: Listing, layer: LayerNode, rank: int, form: Form) -> tuple[int | str, ...] | None:
-    """The shape of the value between both nodes."""
+def _dims_between(
+    listing: Listing, layer: LayerNode, rank: int, form: Form
+) -> tuple[tuple[int | str, ...], ...]:
+    """The shapes of the values between the nodes; none where they are not known."""
     out, x = listing.shapes.of(layer.node.outputs[0]), listing.shapes.of(layer.node.inputs[0])
     if out is None or x is None:
-        return None
+        return ()
     if layer.node.op_type != "Conv":
-        return (*out[:-1], rank)
-    if form == "spatial":
-        return (out[0], rank, out[2], x[3])
-    return (out[0], rank * layer.record.weight_shape[1] if form == "depthwise" else rank, *out[2:])
+        return ((*out[:-1], rank),)
+    if form == "channels":
+        return ((out[0], rank, *out[2:]),)
+    return between(form, x, out, layer.record.weight_shape, rank)
 
 
 def _with_constants(model: Model, shapes: Shapes, dims: dict[str, Any]) -> Shapes:
@@ -287,60 +309,73 @@ def _with_constants(model: Model, shapes: Shapes, dims: dict[str, Any]) -> Shape
 
 def _split(
     model: Model, node: ir.Node, layer: LayerNode, rank: int, spectrum: Spectrum, draft: bool
-) -> ir.Value:
-    """Put a node with the first factor before `node`, which gets the second; the value between them."""
+) -> list[ir.Value]:
+    """Put nodes with all factors but the last before `node`, which gets the last; the values between them."""
     tensor = constant(layer.weight)
     assert tensor is not None
     dtype = tensor.dtype.numpy()
-    shape = tensor.shape.numpy()
-    own = {n: a.value for n, a in node.attributes.items() if n not in ("alpha", "beta")}
+    shapes = _chain_shapes(layer, spectrum.form, rank)
+    attributes = _chain_attributes(layer, spectrum.form, rank)
     offset = None
-    if spectrum.form == "channels":
-        shapes = _factor_shapes(layer, shape, rank)
-        attributes: tuple[dict[str, Any], dict[str, Any]] = (own, {"kernel_shape": [1] * (len(shape) - 2)})
-        if not draft:
-            left, right, offset = spectrum.factors(rank, matrix_of(layer))
-            transposed = node.op_type == "Conv" or _attribute(node, "transB", 0)
-            parts = [
-                (m.T if transposed else m).reshape(s) for m, s in zip((left, right), shapes, strict=True)
-            ]
-    else:
-        shapes = factor_shapes(spectrum.form, shape, rank)
-        attributes = form_attributes(spectrum.form, node, shape)
-        if not draft:
-            parts = list(cut(spectrum.form, spectrum.left, spectrum.right, rank))
     if draft:
-        first, second = (_zeros(s, tensor.dtype) for s in shapes)
+        weights = [_zeros(s, tensor.dtype) for s in shapes]
     else:
-        first, second = (ir.tensor(np.ascontiguousarray(p).astype(dtype)) for p in parts)
+        parts, offset = _chain_weights(layer, spectrum, rank)
+        weights = [ir.tensor(np.ascontiguousarray(p).astype(dtype)) for p in parts]
     base = node.name or node.outputs[0].name or node.op_type
     graph = edit.owner(node)
-    added = edit.add_constant(model, graph, f"{base}_low_weight", first)
-    inputs = [node.inputs[0], added]
-    new = edit.make_node(model, node.op_type, inputs, attributes[0], name=f"{base}_low", dtype=tensor.dtype)
-    graph.insert_before(node, new)
-    node.replace_input_with(0, new.outputs[0])
+    inside: list[ir.Value] = []
+    for own, factor in zip(attributes[:-1], weights[:-1], strict=True):
+        added = edit.add_constant(model, graph, f"{base}_low_weight", factor)
+        inputs = [node.inputs[0], added]
+        new = edit.make_node(model, node.op_type, inputs, own, name=f"{base}_low", dtype=tensor.dtype)
+        graph.insert_before(node, new)
+        node.replace_input_with(0, new.outputs[0])
+        inside.append(new.outputs[0])
     weight = holder(node.inputs[1])
     assert weight is not None
-    edit.set_constant(weight, second)
+    edit.set_constant(weight, weights[-1])
     if node.op_type == "Conv":
         for name in ("auto_pad", "dilations", "pads", "strides", "kernel_shape"):
             node.attributes.pop(name, None)
-        for name, value in attributes[1].items():
+        for name, value in attributes[-1].items():
             node.attributes[name] = ir.convenience.convert_attribute(name, value)
     if spectrum.adds_bias or offset is not None:
         _move_mean(model, node, spectrum, offset, dtype)
-    return new.outputs[0]
+    return inside
 
 
-def _factor_shapes(
-    layer: LayerNode, shape: Sequence[int], rank: int
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _chain_shapes(layer: LayerNode, form: Form, rank: int) -> tuple[tuple[int, ...], ...]:
+    """Shapes of all weights, in the order in which they are applied."""
+    tensor = constant(layer.weight)
+    assert tensor is not None
+    shape = tuple(int(d) for d in tensor.shape.numpy())
+    if form != "channels":
+        return factor_shapes(form, shape, rank)
     if layer.node.op_type == "Conv":
         return (rank, *shape[1:]), (shape[0], rank, *[1] * (len(shape) - 2))
     if _attribute(layer.node, "transB", 0):
         return (rank, shape[1]), (shape[0], rank)
     return (shape[0], rank), (rank, shape[1])
+
+
+def _chain_attributes(layer: LayerNode, form: Form, rank: int) -> tuple[dict[str, Any], ...]:
+    """Attributes of all nodes; the last ones are those that a convolution gets instead of its own."""
+    shape = layer.record.weight_shape
+    if form != "channels":
+        return form_attributes(form, layer.node, shape, rank)
+    own = {n: a.value for n, a in layer.node.attributes.items() if n not in ("alpha", "beta")}
+    return own, {"kernel_shape": [1] * (len(shape) - 2)}
+
+
+def _chain_weights(layer: LayerNode, spectrum: Spectrum, rank: int) -> tuple[list[Array], Array | None]:
+    """All weights, and what the bias must gain."""
+    if spectrum.taken_apart is not None:
+        return list(cut(spectrum.form, spectrum.taken_apart, layer.record.weight_shape, rank)), None
+    left, right, offset = spectrum.factors(rank, matrix_of(layer))
+    transposed = layer.node.op_type == "Conv" or _attribute(layer.node, "transB", 0)
+    shapes = _chain_shapes(layer, "channels", rank)
+    return [(m.T if transposed else m).reshape(s) for m, s in zip((left, right), shapes, strict=True)], offset
 
 
 def _zeros(shape: tuple[int, ...], dtype: ir.DataType) -> ir.TensorProtocol:

@@ -15,7 +15,8 @@ from studio.engine import execute
 from studio.engine.dataset import Dataset
 from studio.engine.graph import constant, holder
 from studio.engine.layers import LayerNode, Listing
-from studio.engine.techniques.conv_forms import Form, decompose, form_for, per_rank
+from studio.engine.techniques.conv_forms import Factors, Form, decompose, form_for
+from studio.engine.techniques.conv_forms import sizes as sizes_of
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -29,12 +30,13 @@ class Spectrum:
 
     Attributes:
         tail: error left at every rank, from 0 to the full one; the last is 0.
-        form: how the layer is written as two.
-        per_rank: weights that one more rank costs.
+        form: how the layer is written as two, or three.
+        sizes: weights that every rank costs, as long as `tail`.
         measured: the error is one of outputs on data, not of weights.
         bias: name of the constant that can take the mean; '' where there is none.
         adds_bias: the node can get a bias of its own for it.
         left / right: P and R at full rank.
+        taken_apart: of a convolution in another form.
         mean: of x·W, where a bias can take it.
     """
 
@@ -48,11 +50,12 @@ class Spectrum:
     right: Array = field(default_factory=lambda: np.empty((0, 0)), repr=False)
     mean: Array | None = None
     form: Form = "channels"
-    per_rank: int = 0
+    sizes: Array = field(default_factory=lambda: np.empty(0), repr=False)
+    taken_apart: Factors | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if not self.per_rank:
-            object.__setattr__(self, "per_rank", self.rows + self.columns)
+        if not len(self.sizes):
+            object.__setattr__(self, "sizes", (self.rows + self.columns) * np.arange(len(self.tail)))
 
     @property
     def size(self) -> int:
@@ -62,7 +65,8 @@ class Spectrum:
     @property
     def break_even(self) -> int:
         """The smallest rank that saves nothing."""
-        return -(-self.size // self.per_rank)
+        saving = np.flatnonzero(self.sizes < self.size)
+        return int(saving[-1]) + 1
 
     def factors(self, rank: int, matrix: Array) -> tuple[Array, Array, Array | None]:
         """(rows, rank), (rank, columns), and what the bias must gain (columns,) or None.
@@ -135,11 +139,11 @@ def _in_form(layer: LayerNode, form: Form, moments: _Moments | None) -> Spectrum
         cov = moments.square / moments.count - np.outer(mean, mean)
         metric = _metric_factor(moments, cov, out / (out + moments.count))
         power *= float(np.trace(cov))
-    energies, first, second = decompose(form, weight, metric)
+    found = decompose(form, weight, metric)
     matrix = matrix_of(layer)
     return Spectrum(
-        matrix.shape[0], matrix.shape[1], _tail(energies * power), measured=known, left=first, right=second,
-        form=form, per_rank=per_rank(form, weight.shape),
+        matrix.shape[0], matrix.shape[1], found.tail * power, measured=known, form=form,
+        sizes=sizes_of(form, weight.shape, len(found.tail) - 1), taken_apart=found,
     )  # fmt: skip
 
 

@@ -108,7 +108,7 @@ def test_names_of_the_models_own_values_survive(tmp_path: Path) -> None:
     assert all(f"{name}_low" in names for name in treated)
 
 
-@pytest.mark.parametrize("form", ["spatial", "depthwise"])
+@pytest.mark.parametrize("form", ["spatial", "depthwise", "tucker"])
 @pytest.mark.parametrize("more", [{}, {"strides": [2, 2]}, {"dilations": [2, 2]}, {"auto_pad": "SAME_UPPER"}])
 def test_another_form_at_full_rank_computes_the_same(
     tmp_path: Path, form: str, more: dict[str, object]
@@ -135,3 +135,49 @@ def test_another_form_at_full_rank_computes_the_same(
 
 def _macs(model: Model, shapes: Shapes) -> list[int]:
     return [macs(node, shapes) or 0 for node in graph.nodes(model)]
+
+
+def conv_pair(folder: Path, weight: np.ndarray) -> tuple[Listing, Dataset]:
+    """A convolution with the given weights (out, in, 3, 3), stride 2, and a plain one after it."""
+    out, channels = weight.shape[:2]
+    net = Net(seed=2)
+    net.add(
+        "Conv", ["x", net.constant("w", weight), net.weight("b", out)], "c", pads=[1, 1, 1, 1], strides=[2, 2]
+    )
+    net.add("Relu", ["c"], "r")
+    net.add("Conv", ["r", net.weight("w2", 12, out, 3, 3), net.weight("b2", 12)], "y", pads=[1, 1, 1, 1])
+    proto = net.build(
+        {"x": (TensorProto.FLOAT, ["N", channels, 8, 8])}, {"y": (TensorProto.FLOAT, ["N", 12, 4, 4])}
+    )
+    (folder / "net.onnx").write_bytes(proto.SerializeToString())
+    listing = list_layers(graph.load(folder / "net.onnx"))
+    np.savez(folder / "x.npz", x=RNG.normal(size=(24, channels, 8, 8)).astype(np.float32))
+    return listing, open_data(DataSpec(path=str(folder / "x.npz")), listing.inputs, dict(listing.input_sizes))
+
+
+@pytest.mark.parametrize("form", ["channels", "spatial", "depthwise", "tucker", "cp"])
+@pytest.mark.parametrize("spread", ["sensitive", "even"])
+def test_every_form_costs_what_was_planned_and_more_weights_answer_better(
+    tmp_path: Path, form: str, spread: str
+) -> None:
+    listing, data = conv_pair(tmp_path, RNG.normal(size=(20, 16, 3, 3)).astype(np.float32))
+    errors = []
+    for share in (0.3, 0.8):
+        how = Factorize(params=share, form=form, spread=spread)  # type: ignore[arg-type]
+        model, treated = factorised(listing, data, how)
+        assert treated
+        errors.append(error(listing, model, data))
+    assert errors[1] < errors[0] < 1.2
+
+
+@pytest.mark.parametrize("form", ["tucker", "cp"])
+def test_a_convolution_that_is_a_product_is_found_to_be_one(tmp_path: Path, form: str) -> None:
+    parts = (RNG.normal(size=(20, 3)), RNG.normal(size=(16, 3)), RNG.normal(size=(9, 3)))
+    weight = np.einsum("or,cr,tr->oct", *parts).reshape(20, 16, 3, 3).astype(np.float32)
+    listing, data = conv_pair(tmp_path, weight)
+    name = listing.layers[0].name
+    context = Context(calibration=data)
+    step = Step(settings=Factorize(params=0.3, form=form, spread="even"), layers=(name,))  # type: ignore[arg-type]
+    model = find(step.settings).apply(listing, plan_step(listing, step, context), context)
+    assert error(listing, model, data) < 1e-3
+    assert len([n for n in graph.nodes(model) if n.op_type == "Conv"]) == 4
