@@ -12,13 +12,13 @@ import onnx_ir as ir
 
 from studio.engine.edit import set_constant
 from studio.engine.execute import Array
+from studio.engine.execute.stepper import Stepper
 from studio.engine.graph import constant, holder
 from studio.engine.groups.atoms import Axis
 from studio.engine.groups.grouping import kept
 from studio.engine.groups.trace import Trace
 from studio.engine.pruning.least_squares import Problem
 from studio.engine.pruning.moments import sample
-from studio.engine.pruning.stepper import Stepper
 
 _CELLS = {"LSTM", "GRU", "RNN"}
 _ROWS_PER_COLUMN, _LEAST_COLUMNS = 32, 256

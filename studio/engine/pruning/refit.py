@@ -20,6 +20,7 @@ import onnx_ir as ir
 
 from studio.engine.edit import set_constant
 from studio.engine.execute import Array
+from studio.engine.execute.stepper import Stepper
 from studio.engine.graph import constant, holder
 from studio.engine.groups.cut import Twins
 from studio.engine.groups.grouping import kept
@@ -28,7 +29,6 @@ from studio.engine.pruning.least_squares import Bounds, Fit, Problem
 from studio.engine.pruning.linear import Linear, linear
 from studio.engine.pruning.moments import row_budget, sample
 from studio.engine.pruning.recurrent import Cell, is_cell, refit_cell
-from studio.engine.pruning.stepper import Stepper
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from studio.base.progress import Progress
-from studio.engine.execute import Array, run, session
+from studio.engine.execute.sessions import Array, run, session
 from studio.engine.graph import Model, constant, is_constant_node, subgraphs
 
 
