@@ -85,6 +85,15 @@ class QuantizeWeights(Settings, frozen=True, kw_only=True, tag="quantize_weights
     symmetric: Annotated[
         bool, Meta(title="Symmetric", description="No zero point: a little smaller, a little less exact.")
     ] = True
+    preset: Annotated[
+        Literal["fast", "careful"],
+        Meta(
+            title="Preset",
+            description="Careful fits every layer to what the layers before it have lost: better answers from the same "
+            "bits, in a few minutes. It needs calibration data.",
+            extra_json_schema={"choices": {"fast": "Fast", "careful": "Careful"}},
+        ),
+    ] = "fast"
     form: Annotated[
         Literal["auto", "matmulnbits", "qdq"],
         Meta(
@@ -608,6 +617,18 @@ class Qat(Training, frozen=True, kw_only=True, tag="qat"):
 
     weights: Annotated[Literal[2, 3, 4, 8], Meta(title="Weight bits")] = 4
     activations: Annotated[Literal[8], Meta(title="Activation bits")] = 8
+    learns: Annotated[
+        Literal["weights", "rounding"],
+        Meta(
+            title="Learns",
+            description="All weights, from the teacher's answers; or only which weights are rounded up (AdaRound), so "
+            "that every block answers as in float: few samples are enough, and steps count for each block.",
+            extra_json_schema={
+                "choices": {"weights": "Weights", "rounding": "Rounding, block by block"},
+                "advanced": True,
+            },
+        ),
+    ] = "weights"
 
     @property
     def chip(self) -> str:

@@ -5,6 +5,8 @@ the integers while training; rounding passes gradients straight through, step si
 float model, so no labels are needed. 4-bit and narrower weights are stored as int4 behind a Cast to int8, which
 the runtime folds when it loads: half the size of int8, and the same integer kernels.
 
+Instead of all weights only their rounding may be learned, block by block: see `engine/training/reconstruction`.
+
 Source: Jacob et al. 2018, §3; Esser et al. 2020 (learned step sizes); ONNX Cast 21 (int4).
 """
 
@@ -21,6 +23,7 @@ import onnx_ir as ir
 
 from studio.base.errors import StudioError
 from studio.engine import edit
+from studio.engine.dataset import Dataset
 from studio.engine.graph import Model, constant, node_key, raise_opset
 from studio.engine.layers import LayerNode, Listing
 from studio.engine.quantization import grids
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = npt.NDArray[Any]
 
+_RECONSTRUCTED = 256  # samples that rounding is chosen on
 _NARROW_OPSET = 21  # the first with int4 and a Cast for it
 
 
@@ -89,12 +93,22 @@ class AwareTraining:
         shop = _workshop(listing, [a.layer for a in plan.actions])
         model = shop.build(_first_choice(shop, settings, context))
         module, latents = _with_masters(model, shop, settings.weights, _others(listing, plan))
+        if settings.learns == "rounding":
+            context.note(_round_in_blocks(module, latents, shop, settings, data, context))
+            return self._finished(plan, module, shop, latents, context)
         wanted = lesson(plan, data, context, teacher=context.teacher or listing.model)
         late = replace(context, progress=context.progress.part(0.1, 1.0))
         hooks = hooks_of(late, listing.model, plan.step, wanted)
         with threads_of_torch(context.threads):
             outcome = teach(module, replace(wanted, norms=False), hooks)
         context.note(in_words(outcome, labelled=False))
+        return self._finished(plan, module, shop, latents, context)
+
+    @staticmethod
+    def _finished(
+        plan: Plan, module: GraphModule, shop: Workshop, latents: Mapping[str, Latent], context: Context
+    ) -> Model:
+        settings = _settings(plan.step)
         result = _narrowed(_stored(module, shop, latents), list(shop.layers), settings.weights)
         for action in plan.actions:
             context.treated(result, action.layer, f"{action.layer}: int{settings.weights}, trained")
@@ -149,6 +163,30 @@ def _first_choice(shop: Workshop, settings: Qat, context: Context) -> Choice:
         k: integers.per_channel(shop.weight(k), shop.axis(k), settings.weights, search) for k in shop.layers
     }
     return Choice(weights, ranges)
+
+
+def _round_in_blocks(
+    module: GraphModule,
+    latents: Mapping[str, Latent],
+    shop: Workshop,
+    settings: Qat,
+    data: Dataset,
+    context: Context,
+) -> str:
+    """Choose the rounding of all weights block by block; what came of it, in words."""
+    from studio.engine.training.reconstruction import Effort, ends, reconstruct
+    from studio.engine.training.samples import Sample
+    from studio.engine.training.session import threads_of_torch
+
+    batches = data.take(_RECONSTRUCTED).batches(None if data.source.batch else settings.batch)
+    effort = Effort(settings.steps, settings.minutes, settings.rate, context.seed)
+    progress = context.progress.part(0.1, 1.0)
+    with threads_of_torch(context.threads):
+        done = reconstruct(
+            module, latents, shop.model, ends(shop.model, list(shop.layers)),
+            [Sample(b.feed, None, None) for b in batches], effort, progress, context.threads,
+        )  # fmt: skip
+    return f"Rounding chosen in {done.blocks} blocks; relative error of their outputs {done.before:.3g} → {done.after:.3g}."
 
 
 def _others(listing: Listing, plan: Plan) -> frozenset[str]:

@@ -215,22 +215,36 @@ class GraphModule(nn.Module):
         Args:
             feed: a torch tensor or numpy array per input.
         """
-        env = list(self._template)
-        for weight in self.weights.values():
-            env[weight.slot] = weight.current
-        shapes = []
-        for name, slot in self._input_slots.items():
-            if name not in feed:
-                if env[slot] is None and self._input_types[name] is not None:
-                    raise StudioError(f"Input '{name}' is missing", "the data do not feed it")
-                continue
-            value = self._input(feed[name])
+        env = self.constants()
+        given = self.start(feed)
+        for slot, value in given.items():
             env[slot] = value
-            shapes.append(tuple(value.shape) if isinstance(value, Tensor) else None)
+        shapes = [tuple(value.shape) if isinstance(value, Tensor) else None for value in given.values()]
         # Where tensors are made; on the CPU they are anyway, and the context costs a little on every call.
         with contextlib.nullcontext() if self._device.type == "cpu" else torch.device(self._device):
             self._run(env, tuple(shapes))
         return {name: env[slot] for name, slot in self._results.items()}
+
+    def constants(self) -> list[Any]:
+        """A value for every slot: weights as they are now, what is constant or folded, None for the rest."""
+        env = list(self._template)
+        for weight in self.weights.values():
+            env[weight.slot] = weight.current
+        return env
+
+    def start(self, feed: Mapping[str, Any]) -> dict[int, Any]:
+        """The inputs by slot.
+
+        Raises:
+            StudioError: one is missing.
+        """
+        given = {}
+        for name, slot in self._input_slots.items():
+            if name in feed:
+                given[slot] = self._input(feed[name])
+            elif self._template[slot] is None and self._input_types[name] is not None:
+                raise StudioError(f"Input '{name}' is missing", "the data do not feed it")
+        return given
 
     def _run(self, env: list[Any], key: tuple[Any, ...]) -> None:
         cached = self._shapes.get(key) if self._shape_slots else None

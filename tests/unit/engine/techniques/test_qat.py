@@ -48,6 +48,32 @@ def conv_net(folder: Path) -> tuple[Listing, Dataset]:
     )
 
 
+def residual_net(folder: Path) -> tuple[Listing, Dataset]:
+    """Two residual blocks, whose sums are where rounding is judged."""
+    net = Net(seed=8)
+    net.add("Conv", ["x", net.weight("w0", 8, 1, 3, 3), net.weight("b0", 8)], "y0", pads=[1, 1, 1, 1])
+    for n in (1, 2):
+        before = f"y{n - 1}"
+        net.add(
+            "Conv",
+            [before, net.weight(f"w{n}", 8, 8, 3, 3), net.weight(f"b{n}", 8)],
+            f"c{n}",
+            pads=[1, 1, 1, 1],
+        )
+        net.add("Relu", [f"c{n}"], f"r{n}")
+        net.add("Conv", [f"r{n}", net.weight(f"v{n}", 8, 8, 1, 1), net.weight(f"d{n}", 8)], f"e{n}")
+        net.add("Add", [f"e{n}", before], f"y{n}")
+    net.add("GlobalAveragePool", ["y2"], "p")
+    net.add("Flatten", ["p"], "f")
+    net.add("Gemm", ["f", net.weight("w3", 6, 8), net.weight("b3", 6)], "y", transB=1)
+    proto = net.build({"x": (TensorProto.FLOAT, ["N", 1, 8, 8])}, {"y": (TensorProto.FLOAT, ["N", 6])})
+    (folder / "net.onnx").write_bytes(proto.SerializeToString())
+    listing = list_layers(graph.load(folder / "net.onnx"))
+    np.savez(folder / "data.npz", x=np.random.default_rng(0).normal(size=(300, 1, 8, 8)).astype(np.float32))
+    data = DataSpec(path=str(folder / "data.npz"))
+    return listing, open_data(data, listing.inputs, dict(listing.input_sizes))
+
+
 def outputs(model: Model, data: Dataset) -> np.ndarray:
     return np.concatenate([o[0] for o in execute.outputs(model, data.feeds(), Progress(), threads=1)])
 
@@ -70,6 +96,18 @@ def test_training_beats_rounding_and_the_file_needs_no_conversion(tmp_path: Path
     assert errors[1] < (0.7 if bits == 3 else 1.05) * errors[0]
     kinds = {layer.dtype for layer in list_layers(done).layers}
     assert kinds == {"int4" if bits <= 4 else "int8"}
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_learned_rounding_beats_the_nearest_and_repeats_bit_for_bit(tmp_path: Path, residual: bool) -> None:
+    listing, data = residual_net(tmp_path) if residual else conv_net(tmp_path)
+    wanted = outputs(listing.model, data)
+    nearest = trained(listing, data, Qat(weights=3, steps=1, rate=1e-9, batch=32))
+    how = Qat(weights=3, steps=100, batch=64, learns="rounding")
+    learned, again = trained(listing, data, how), trained(listing, data, how)
+    errors = [float(np.square(outputs(m, data) - wanted).mean()) for m in (nearest, learned)]
+    assert errors[1] < 0.8 * errors[0]
+    assert graph.to_bytes(learned) == graph.to_bytes(again)
 
 
 def test_torch_and_onnxruntime_choose_the_same_classes(tmp_path: Path) -> None:
