@@ -249,7 +249,7 @@ class Trainer:
 
     def _varied(self, sample: Sample, turn: int) -> Sample:
         random = np.random.default_rng((self._seed, self._step, turn))  # so that a resumed run draws the same
-        return self._variety(sample, random)
+        return self._variety(sample, random, self._samples.passes(self._step * self._course.accumulate))
 
     @torch.no_grad()
     def _follow(self) -> None:

@@ -89,6 +89,10 @@ class Samples:
                 if done > skip:
                     yield self._parts.take(chosen)
 
+    def passes(self, batches: int) -> float:
+        """How often every sample that teaches has been seen after so many batches."""
+        return batches * self._step / max(1, self.count)
+
     @property
     def _step(self) -> int:
         return self._batch if self.stacked else 1

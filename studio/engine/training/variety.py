@@ -1,8 +1,9 @@
 """More samples out of those there are; the teacher answers for the new ones, so nothing need be known about them.
 
 Few samples are blended in pairs and shifted, every one of them new. Many are seen in a handful of fixed views
-(shifted, mirrored), so that the teacher answers once for each view of a sample and is remembered. A view is
-only used where the teacher mostly answers for it as for the sample itself.
+(shifted, mirrored), so that the teacher answers once for each view of a sample and is remembered; plainly first,
+since a short run learns most from that. A view is only used where the teacher mostly answers for it as for the
+sample itself.
 
 Source: Zhang et al. 2018, *mixup*; Beyer et al. 2022, *Knowledge distillation: A good teacher is patient and
 consistent* (teacher and student see the same view).
@@ -26,6 +27,7 @@ Array: TypeAlias = npt.NDArray[Any]
 
 _TRUSTED = 0.8  # share of samples for which the teacher answers alike in a view that is used
 
+_PLAIN_PASSES = 10  # over the samples before they are seen in other views
 _BLENDED = 0.7  # share of batches that are blended
 _SHIFT = 1 / 14  # of the picture's height and width, at most
 
@@ -33,8 +35,14 @@ _SHIFT = 1 / 14  # of the picture's height and width, at most
 class Variety(Protocol):
     """Makes a new batch out of one."""
 
-    def __call__(self, sample: Sample, random: np.random.Generator) -> Sample:
-        """The batch, or another one."""
+    def __call__(self, sample: Sample, random: np.random.Generator, passes: float) -> Sample:
+        """The batch, or another one.
+
+        Args:
+            sample: the batch.
+            random: makes all choices.
+            passes: how often every sample has been seen.
+        """
         ...
 
 
@@ -79,7 +87,7 @@ def _picture(array: Array) -> bool:
 class Same:
     """The batch as it is."""
 
-    def __call__(self, sample: Sample, random: np.random.Generator) -> Sample:  # noqa: ARG002 - the protocol's
+    def __call__(self, sample: Sample, random: np.random.Generator, passes: float) -> Sample:  # noqa: ARG002 - the protocol's
         """See `Variety`."""
         return sample
 
@@ -96,9 +104,9 @@ class Views:
     views: Sequence[View]
     total: int
 
-    def __call__(self, sample: Sample, random: np.random.Generator) -> Sample:
+    def __call__(self, sample: Sample, random: np.random.Generator, passes: float) -> Sample:
         """See `Variety`."""
-        chosen = int(random.integers(len(self.views)))
+        chosen = int(random.integers(len(self.views))) if passes >= _PLAIN_PASSES else 0
         numbers = None if sample.numbers is None else sample.numbers + chosen * self.total
         return replace(sample, feed=self.views[chosen].of(sample.feed), numbers=numbers)
 
@@ -113,7 +121,7 @@ class Blends:
 
     mirror: bool = False
 
-    def __call__(self, sample: Sample, random: np.random.Generator) -> Sample:
+    def __call__(self, sample: Sample, random: np.random.Generator, passes: float) -> Sample:  # noqa: ARG002 - the protocol's
         """See `Variety`; what is blended has no label."""
         share = float(random.uniform()) if random.random() < _BLENDED else 1.0
         order = random.permutation(len(next(iter(sample.feed.values()))))

@@ -77,11 +77,13 @@ def test_each_view_of_a_sample_is_asked_for_once(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(teacher, "_run", lambda s: asked.append(1) or run(s))
     answers = {}
     for seed in range(12):
-        seen = variety(sample, np.random.default_rng(seed))
+        seen = variety(sample, np.random.default_rng(seed), passes=100)
         assert seen.numbers is not None
         view = int(seen.numbers[0] >= samples.total)
         answers.setdefault(view, []).append(teacher.answers(seen)["y"].numpy())
     assert len(asked) == 2
+    early = [variety(sample, np.random.default_rng(seed), passes=1) for seed in range(12)]
+    assert all(np.array_equal(seen.numbers, sample.numbers) for seen in early if seen.numbers is not None)
     for number, view in enumerate(variety.views):
         fresh = Teacher(model, ["y"], 1).answers(replace(sample, feed=view.of(sample.feed), numbers=None))[
             "y"
@@ -95,7 +97,7 @@ def test_blending_keeps_types_and_bounds_and_leaves_numbers_that_are_no_pictures
 ) -> None:
     rng = np.random.default_rng(seed)
     feed = {"x": rng.uniform(size=(4, 1, 6, 6)).astype(np.float32), "ids": rng.integers(0, 9, (4, 3))}
-    made = Blends(mirror=mirror)(Sample(feed, np.arange(4), np.arange(4)), rng)
+    made = Blends(mirror=mirror)(Sample(feed, np.arange(4), np.arange(4)), rng, 0)
     assert made.feed["x"].dtype == np.float32
     assert made.feed["x"].min() >= feed["x"].min() - 1e-6
     assert made.feed["x"].max() <= feed["x"].max() + 1e-6
