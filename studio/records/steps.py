@@ -471,6 +471,40 @@ class RemoveBlocks(Settings, frozen=True, kw_only=True, tag="remove_blocks"):
         return f"−{self.blocks} block{'s' if self.blocks > 1 else ''}"
 
 
+class Student(Settings, frozen=True, kw_only=True, tag="student"):
+    """A narrower and shallower student, started from the model."""
+
+    slot: ClassVar[Slot] = "prune"
+    title: ClassVar[str] = "Scaled student"
+    summary: ClassVar[str] = (
+        "Makes every layer narrower by one factor and leaves out blocks evenly, starting from the model's own weights. "
+        "Needs no data, but knows little until it is distilled."
+    )
+
+    width: Annotated[
+        ShareKept,
+        Meta(
+            title="Width",
+            description="Share of the channels that is kept.",
+            extra_json_schema={"unit": "share"},
+        ),
+    ] = 0.5
+    depth: Annotated[
+        ShareKept,
+        Meta(
+            title="Depth",
+            description="Share of the residual blocks that is kept.",
+            extra_json_schema={"unit": "share"},
+        ),
+    ] = 1.0
+
+    @property
+    def chip(self) -> str:
+        """See `Settings.chip`."""
+        deep = "" if self.depth == 1 else f" × {self.depth:.0%} depth"
+        return f"Student {self.width:.0%} width{deep}".replace("%", " %")
+
+
 class Training(Settings, frozen=True, kw_only=True):
     """What every kind of training can be told."""
 
@@ -646,6 +680,7 @@ AnySettings: TypeAlias = (
     | Sparsify
     | PruneChannels
     | RemoveBlocks
+    | Student
     | Factorize
     | Finetune
     | Distill
@@ -660,6 +695,7 @@ SETTINGS: tuple[type[Settings], ...] = (
     Sparsify,
     PruneChannels,
     RemoveBlocks,
+    Student,
     Factorize,
     Finetune,
     Distill,

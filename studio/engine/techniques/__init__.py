@@ -44,6 +44,10 @@ def find(settings: steps.Settings) -> Technique:
             from studio.engine.techniques.remove_blocks import DepthPruning
 
             return DepthPruning()
+        case steps.Student():
+            from studio.engine.techniques.student import ScaledStudent
+
+            return ScaledStudent()
         case steps.Factorize():
             from studio.engine.techniques.factorize import LowRank
 

@@ -39,6 +39,7 @@ EXAMPLES: tuple[steps.AnySettings, ...] = (
     steps.PruneChannels(ratio=0.5),
     steps.PruneChannels(macs=0.7, inside="both", refit=False),
     steps.RemoveBlocks(),
+    steps.Student(width=0.75, depth=0.6),
     steps.Factorize(params=0.85),
     steps.Qat(weights=8, steps=2, batch=4),
 )
