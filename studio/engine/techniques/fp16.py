@@ -131,6 +131,8 @@ def _why_not(listing: Listing, name: str, settings: Fp16, hot: frozenset[str]) -
         return f"its weights are {layer.record.dtype}, not float32", ""
     if not _may_be_half(layer.node):
         return f"{layer.node.op_type} has no half-precision form", ""
+    if _brings_the_runtime_down(layer.node):
+        return "onnxruntime breaks down on a half-precision MatMul behind this Transpose", ""
     for value in layer.node.inputs:
         tensor = constant(value)
         if tensor is None or tensor.dtype != ir.DataType.FLOAT:
@@ -144,6 +146,26 @@ def _why_not(listing: Listing, name: str, settings: Fp16, hot: frozenset[str]) -
     if hot & {v.name for v in (*layer.node.inputs, *layer.node.outputs) if v is not None}:
         return "its activations exceed 65504 on the calibration data", "Keep this layer in fp32."
     return "", ""
+
+
+def _brings_the_runtime_down(node: ir.Node) -> bool:
+    """A Transpose of rows and batch, or the MatMul by a constant that reads it.
+
+    With a Cast between the two, which half precision always brings, onnxruntime 1.32 ends with a segmentation fault when
+    it fuses them. Found by trying all permutations of two to four axes; all others, and computed factors, are sound.
+    """
+    if node.op_type == "MatMul":
+        source = node.inputs[0].producer() if node.inputs[0] is not None else None
+        return source is not None and _swaps_rows(source) and constant(node.inputs[1]) is not None
+    return _swaps_rows(node) and any(
+        user.op_type == "MatMul" and constant(user.inputs[1]) is not None
+        for user, _ in node.outputs[0].uses()
+    )
+
+
+def _swaps_rows(node: ir.Node) -> bool:
+    perm = node.attributes.get("perm")
+    return node.op_type == "Transpose" and perm is not None and list(perm.as_ints()) == [1, 0, 2]
 
 
 def _overflowing(listing: Listing, context: Context) -> frozenset[str]:
@@ -295,7 +317,12 @@ def _half_nodes(
             key = node_key(node)
             if key in chosen:
                 half.add(node)
-            elif key in refused or not _may_be_half(node) or _kept(settings, node.name or "", node.op_type):
+            elif (
+                key in refused
+                or not _may_be_half(node)
+                or _kept(settings, node.name or "", node.op_type)
+                or _brings_the_runtime_down(node)
+            ):
                 continue
             elif _fits(node) and not (hot & {v.name for v in (*node.inputs, *node.outputs) if v is not None}):
                 floats = [
