@@ -126,6 +126,21 @@ def test_error_feedback_answers_no_worse_than_plain_rounding(seed: int, k: int) 
 
 
 @CALM
+@given(seed=st.integers(0, 1000), size=st.sampled_from([3, 8, 16]), k=st.integers(4, 24))
+def test_refitted_scales_answer_no_worse(seed: int, size: int, k: int) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(64, k)) @ rng.normal(size=(k, k))
+    w, hessian = rng.normal(size=(6, k)).astype(np.float32), (x.T @ x).astype(np.float32)
+    fitted = blocks.fit(w, size, 3, symmetric=False)
+    q = fitted.q.reshape(6, -1)[:, :k]
+    scale, zero = (np.repeat(v, size, axis=1)[:, :k] for v in (fitted.scale, fitted.zero))
+    found = blocks.refit(w, hessian, q, scale, zero, size)
+    before, after = (rounding.loss(w, (q - zero) * s, hessian) for s in (scale, found))
+    assert after <= before * (1 + 1e-3)
+    assert (np.sign(found) == np.sign(scale)).all()
+
+
+@CALM
 @given(seed=st.integers(0, 1000))
 def test_many_small_groups_are_rounded_like_one_after_the_other_on_uncorrelated_inputs(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -19,6 +19,7 @@ from studio.engine.quantization import grids, rounding
 
 Array: TypeAlias = npt.NDArray[Any]
 
+_TURNS = 2  # of codes for the scales, and scales for the codes
 _SHARES = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.82, 0.78, 0.74, 0.7)
 
 
@@ -79,8 +80,42 @@ def fit(w: Array, size: int, bits: int, *, symmetric: bool, moments: Array | Non
         for index, hessian in enumerate(moments):
             part = slice(index * group, (index + 1) * group)
             q[part, :k] = rounding.feedback(w[part], hessian, scale[part], zero[part], grid.low, grid.high)
+            scale[part] = refit(w[part], hessian, q[part, :k], scale[part], zero[part], size)
         q = q.reshape(parts.shape)
+        grid = grids.Grid(_by_block(scale, size)[..., None], grid.zero, grid.low, grid.high)
     return Blocks(q, grid.scale[..., 0], grid.zero[..., 0], bits, k, symmetric)
+
+
+def refit(w: Array, hessian: Array, q: Array, scale: Array, zero: Array, size: int) -> Array:
+    """Scales for codes that are fixed: least squares in the metric of the inputs, one block after the other.
+
+    Args:
+        w: (n, k) float weights.
+        hessian: (k, k) second moments of the inputs.
+        q: (n, k) codes.
+        scale: (n, k), the same within a block.
+        zero: likewise.
+        size: values that share a scale.
+
+    Returns:
+        (n, k); no scale changes sign or moves by more than a quarter.
+    """
+    codes, found = (q - zero).astype(np.float32), scale.astype(np.float32)
+    left = (w - codes * found) @ hessian
+    for start in range(0, w.shape[1], size):
+        part = slice(start, min(start + size, w.shape[1]))
+        u = codes[:, part]
+        energy = ((u @ hessian[part, part]) * u).sum(1)
+        ratio = (u * left[:, part]).sum(1) / np.where(energy > 0, energy, 1) / found[:, start]
+        change = np.clip(np.where(energy > 0, ratio, 0), -0.25, 0.25) * found[:, start]
+        found[:, part] += change[:, None]
+        left -= (u * change[:, None]) @ hessian[part]
+    return found
+
+
+def _by_block(values: Array, size: int) -> Array:
+    """(n, k) values, the same within a block, as (n, blocks)."""
+    return np.ascontiguousarray(values[:, ::size])
 
 
 def _search(parts: Array, grid: grids.Grid, weight: Array | None, *, symmetric: bool) -> grids.Grid:
@@ -96,6 +131,15 @@ def _search(parts: Array, grid: grids.Grid, weight: Array | None, *, symmetric: 
             better = total < least
             least = np.where(better, total, least)
             best_scale, best_zero = np.where(better, scale, best_scale), np.where(better, zero, best_zero)
+    for _ in range(_TURNS):
+        codes = grids.Grid(best_scale, best_zero, grid.low, grid.high).quantize(parts) - best_zero
+        weighed = codes if weight is None else codes * weight
+        energy = (weighed * codes).sum(-1, keepdims=True)
+        fitted = (weighed * parts).sum(-1, keepdims=True) / np.where(energy > 0, energy, 1)
+        scale = np.where(fitted * best_scale > 0, fitted, best_scale).astype(np.float32)
+        error = np.square(parts - grids.Grid(scale, best_zero, grid.low, grid.high).snap(parts))
+        total = (error if weight is None else error * weight).sum(-1, keepdims=True)
+        best_scale, least = np.where(total < least, scale, best_scale), np.minimum(total, least)
     return grids.Grid(best_scale.astype(np.float32), best_zero.astype(np.int32), grid.low, grid.high)
 
 

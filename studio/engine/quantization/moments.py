@@ -55,10 +55,10 @@ def layer_moments(
         for node in chosen:
             name = node.inputs[0].name or ""  # type: ignore[union-attr]
             if node.op_type == "Conv":
-                product = _conv_product(node, values[name])
+                product = _product(rows_of(node, values[name]))
             else:
                 if name not in shared:
-                    shared[name] = _row_product(values[name])
+                    shared[name] = _product(rows_of(node, values[name]))
                 product = shared[name]
             if product.size:
                 key = node_key(node)
@@ -66,15 +66,25 @@ def layer_moments(
     return sums
 
 
-def _row_product(value: Array) -> Array:
+def _product(rows: Array) -> Array:
+    return np.asarray(np.matmul(rows.transpose(0, 2, 1), rows)) if rows.size else np.zeros(0)
+
+
+def rows_of(node: ir.Node, value: Array) -> Array:
+    """(groups, rows, k): what a layer multiplies with one row of its weights; empty where k is too large.
+
+    Args:
+        node: Conv, MatMul or Gemm.
+        value: what it reads, with the features on the last axis; images (n, c, *spatial) for a Conv, of which
+            evenly spread output positions are taken.
+    """
+    if node.op_type == "Conv":
+        return _conv_rows(node, value)
     rows = value.reshape(-1, value.shape[-1]).astype(np.float32, copy=False)
-    if rows.shape[1] > LARGEST:
-        return np.zeros(0)
-    return np.asarray(rows.T @ rows)[None]
+    return np.zeros(0) if rows.shape[1] > LARGEST else rows[None]
 
 
-def _conv_product(node: ir.Node, x: Array) -> Array:
-    """(groups, k, k) for images (n, c, *spatial), over evenly spread output positions."""
+def _conv_rows(node: ir.Node, x: Array) -> Array:
     weight = array(node.inputs[1])
     if weight is None:
         return np.zeros(0)
@@ -100,5 +110,4 @@ def _conv_product(node: ir.Node, x: Array) -> Array:
     ]
     n, c = taken.shape[:2]
     flat = taken.reshape(n, groups, c // groups, -1, int(np.prod(kernel)))
-    rows = flat.transpose(1, 0, 3, 2, 4).reshape(groups, -1, width).astype(np.float32, copy=False)
-    return np.asarray(np.matmul(rows.transpose(0, 2, 1), rows))
+    return np.asarray(flat.transpose(1, 0, 3, 2, 4).reshape(groups, -1, width).astype(np.float32, copy=False))

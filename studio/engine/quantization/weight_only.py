@@ -90,6 +90,7 @@ class Writer:
         targets: all layers that will be written.
         moments: by the key of a layer, (groups, k, k); None writes blank weights (for plans).
         keep: names of the constants of all layers: what is left may be packed without loss.
+        ready: weights that have been fitted already, by the name of their constant.
 
     Attributes:
         packed: bytes saved by packing constants that belong to no layer.
@@ -102,8 +103,9 @@ class Writer:
         targets: Sequence[Target],
         moments: Mapping[str, Array] | None,
         keep: Collection[str],
+        ready: Mapping[str, Blocks] | None = None,
     ) -> None:
-        self._settings, self._moments = settings, moments
+        self._settings, self._moments, self._ready = settings, moments, ready or {}
         self.model = copy(model)
         wanted = {(t.path, t.key) for t in targets}
         forms = {form(n, settings) for n in self._nodes(wanted).values()}
@@ -138,7 +140,7 @@ class Writer:
                 shape = tuple(int(d) for d in tensor.shape.numpy())
                 fitted, real = self._fit(node, value, shape, kind, matrix)
                 if self._moments is not None and result is None:
-                    result = (_as_matrix(tensor.numpy(), shape, node, matrix), real)
+                    result = (as_matrix(tensor.numpy(), shape, node, matrix), real)
                 if kind == "matmul":
                     storage.write_matmul(self.model, node, fitted)
                 elif kind == "gather":
@@ -186,18 +188,15 @@ class Writer:
         matrix: tuple[int, int, bool] | None,
     ) -> tuple[Blocks, Array]:
         settings = self._settings
-        n, k = matrix[:2] if matrix is not None else storage.row_view(shape, node.op_type)
-        size: int = settings.block
-        symmetric = settings.symmetric
-        if kind == "unpacked":
-            size = k if settings.bits == 8 else storage.even_blocks(k, size)
-            symmetric = symmetric or settings.bits == 8
+        n, k, size, symmetric = layout(node, shape, kind, matrix, settings)
         if self._moments is None:
             return blocks.blank(n, k, size, settings.bits, symmetric=symmetric), np.zeros(0)
+        if id(value) not in self._done and (done := self._ready.get(value.name or "")) is not None:
+            self._done[id(value)] = done
         if id(value) not in self._done:
             tensor = constant(value)
             assert tensor is not None
-            wide = _as_matrix(tensor.numpy(), shape, node, matrix)
+            wide = as_matrix(tensor.numpy(), shape, node, matrix)
             known = self._moments.get(node_key(node)) if node.op_type in {"Conv", "MatMul", "Gemm"} else None
             self._done[id(value)] = blocks.fit(wide, size, settings.bits, symmetric=symmetric, moments=known)
         fitted = self._done[id(value)]
@@ -209,9 +208,26 @@ class Writer:
         return self.model
 
 
-def _as_matrix(
+def layout(
+    node: ir.Node,
+    shape: tuple[int, ...],
+    kind: Form,
+    matrix: tuple[int, int, bool] | None,
+    settings: QuantizeWeights,
+) -> tuple[int, int, int, bool]:
+    """(rows, values a row, block size, symmetric) of a weight in its form."""
+    n, k = matrix[:2] if matrix is not None else storage.row_view(shape, node.op_type)
+    size: int = settings.block
+    if kind != "unpacked":
+        return n, k, size, settings.symmetric
+    size = k if settings.bits == 8 else storage.even_blocks(k, size)
+    return n, k, size, settings.symmetric or settings.bits == 8
+
+
+def as_matrix(
     weights: Array, shape: tuple[int, ...], node: ir.Node, matrix: tuple[int, int, bool] | None
 ) -> Array:
+    """(rows, values a row) of a weight, an output a row."""
     if matrix is not None:
         return np.ascontiguousarray(weights.T) if matrix[2] else weights
     return weights.reshape(storage.row_view(shape, node.op_type))

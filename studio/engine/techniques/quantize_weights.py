@@ -12,22 +12,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
+import numpy as np
 import onnx_ir as ir
 
 from studio.base.progress import Progress
-from studio.engine.graph import Model, constant
+from studio.engine.graph import Model, constant, node_key
 from studio.engine.layers import LayerNode, Listing
 from studio.engine.quantization import storage, weight_only
+from studio.engine.quantization.blocks import Blocks
 from studio.engine.quantization.grids import sqnr_db
+from studio.engine.quantization.invented import invent
 from studio.engine.quantization.moments import layer_moments
 from studio.engine.quantization.promise import promise
+from studio.engine.quantization.sequential import InOrder, Samples
 from studio.engine.quantization.weight_only import Array, Target
 from studio.engine.techniques.contract import Context
 from studio.records.plan import Plan, Refusal
 from studio.records.steps import QuantizeWeights, Settings, Step
 
-
 _AUTO = "The automatic form takes what runs."
+# Samples that are held in memory at most, and how many are made up for each of them.
+_HELD, _COPIES = 128, 3
+# Rows with less than so large a share of the mean squared gradient have none.
+_DEAD = 1e-9
 
 
 class WeightOnly:
@@ -63,6 +70,9 @@ class WeightOnly:
         """See `Technique.apply`."""
         settings = cast("QuantizeWeights", plan.step.settings)
         names = [a.layer for a in plan.actions]
+        if settings.preset == "careful" and context.calibration is not None:
+            ready = _in_order(listing, settings, names, context)
+            return _write(listing, settings, names, {}, context, ready)
         moments = _moments(listing, names, context, context.progress.part(0.0, 0.4))
         return _write(listing, settings, names, moments, context)
 
@@ -98,7 +108,9 @@ def _notes(listing: Listing, settings: QuantizeWeights, drafted: Model, context:
         notes.append(
             f"The opset is raised from {listing.model.opset} to {drafted.opset}: integer types need it."
         )
-    if context.calibration is None and settings.bits < 8:
+    if context.calibration is None and settings.preset == "careful":
+        notes.append("Careful needs calibration data: without it the weights are rounded as in Fast.")
+    elif context.calibration is None and settings.bits < 8:
         notes.append("With calibration data the rounding would be much better.")
     return notes
 
@@ -117,19 +129,84 @@ def _moments(listing: Listing, names: list[str], context: Context, progress: Pro
     return cast("Mapping[str, Array]", context.memo[key])
 
 
+def _in_order(
+    listing: Listing, settings: QuantizeWeights, names: list[str], context: Context
+) -> dict[str, Blocks]:
+    """Weights of the main graph, each fitted to what the layers before it have lost; by the name of their constant."""
+    keys = [layer.record.key for name in names if not (layer := listing.nodes[name]).path]
+    chosen = _samples(listing, keys, context)
+    work = InOrder(listing.model, keys, settings, chosen, context.threads)
+    return work.fit(context.progress.part(0.15, 0.9))
+
+
+def _samples(listing: Listing, keys: list[str], context: Context) -> Samples:
+    """The calibration samples, made-up ones for models that read tokens, and which rows of them matter."""
+    data = context.calibration
+    assert data is not None
+    progress = context.progress.part(0.0, 0.15)
+    feeds = [dict(feed) for feed in progress.over(data.take(_HELD).feeds(), lambda _: "Reading samples")]
+    if len(feeds) == 1:  # two halves are compared
+        feeds = _halves(feeds[0])
+    made = invent(listing.model, feeds, _COPIES, context.seed)
+    copies = 1 + len(made) // len(feeds)
+    rows = {key: masks * copies for key, masks in _rows_that_matter(listing, keys, feeds, context).items()}
+    return Samples([*feeds, *made], [i % 2 for i in range(len(feeds))] * copies, rows)
+
+
+def _halves(feed: dict[str, Array]) -> list[dict[str, Array]]:
+    """Two feeds of one whose inputs all have the samples on their first axis; else the feed twice."""
+    lengths = {array.shape[0] if array.ndim else 0 for array in feed.values()}
+    if len(lengths) == 1 and (length := lengths.pop()) > 1:
+        parts = slice(0, length // 2), slice(length // 2, length)
+        return [{name: array[part] for name, array in feed.items()} for part in parts]
+    return [feed, feed]
+
+
+def _rows_that_matter(
+    listing: Listing, keys: list[str], feeds: list[dict[str, Array]], context: Context
+) -> dict[str, list[Array]]:
+    """By node key, for each feed: 1 for rows (tokens) with a gradient, 0 for those without (padding).
+
+    Only products over rows within a sample are looked at; nothing where the model cannot be differentiated.
+    """
+    nodes = {node_key(n): n for n in listing.model.graph}
+    names = {
+        key: nodes[key].outputs[0].name or ""
+        for key in keys
+        if nodes[key].op_type == "MatMul" and len(listing.shapes.of(nodes[key].outputs[0]) or ()) > 2
+    }
+    if not names:
+        return {}
+    from studio.engine.trainable import gradients, unsupported
+
+    if unsupported(listing.model):
+        return {}
+    found: dict[str, list[Array]] = {key: [] for key in names}
+    probed = gradients(
+        listing.model, list(dict.fromkeys(names.values())), feeds, context.seed, context.progress.part(0.05, 0.15),
+        len(feeds),
+    )  # fmt: skip
+    for _values, felt in probed:
+        for key, name in names.items():
+            strength = np.square(felt[name].astype(np.float64)).sum(-1).reshape(-1)
+            found[key].append((strength > _DEAD * strength.mean()).astype(np.uint8))
+    return found
+
+
 def _write(
     listing: Listing,
     settings: QuantizeWeights,
     names: list[str],
     moments: Mapping[str, Array] | None,
     context: Context,
+    ready: Mapping[str, Blocks] | None = None,
 ) -> Model:
     """The model with the named layers' weights as integers; blank ones where `moments` is None."""
     targets = [Target(name, listing.nodes[name].record.key, listing.nodes[name].path) for name in names]
     writer = weight_only.Writer(
-        listing.model, settings, targets, moments, weight_only.layer_constants(listing)
+        listing.model, settings, targets, moments, weight_only.layer_constants(listing), ready
     )
-    progress = context.progress.part(0.4, 1.0)
+    progress = context.progress.part(0.4 if ready is None else 0.9, 1.0)
     for done, target in enumerate(targets):
         progress.tick(done / len(targets), f"{target.name}: {settings.bits} bits")
         pair = writer.write(target)
