@@ -19,6 +19,7 @@ from studio.engine import execute, graph
 from studio.engine.graph import Model
 from studio.engine.importing.child import Answer, Request
 from studio.engine.importing.kinds import Kind, kind_of
+from studio.engine.quantization.simplify import tidy
 from studio.records import task
 
 _TOLERANCE = 1e-3  # of the spread of torch's own outputs
@@ -39,13 +40,18 @@ def import_model(asked: task.Import, progress: Progress) -> task.Imported:
         folder = Path(place)
         answer = _confined(asked, source, kind, folder, progress)
         progress.tick(0.9, "checking")
-        model = _read(folder, source)
+        read = _read(folder, source)
+        model = tidy(read, answer.names)
         _compare(model, folder, source)
         written = graph.save(model, Path(asked.output))
     output = Path(asked.output)
-    kept = {v.name for v in model.graph.initializers.values()}
-    lost = sum(1 for name in answer.names if name not in kept)
+    given = {v.name for v in read.graph.initializers.values()}
+    lost = sum(1 for name in answer.names if name not in given)
     notes = [f"Converted in a process of its own: {', '.join(answer.held) or 'without any confinement'}."]
+    if folded := sum(n.op_type == "BatchNormalization" for n in read.graph) - sum(
+        n.op_type == "BatchNormalization" for n in model.graph
+    ):
+        notes.append(f"{folded} batch normalisations moved into the convolutions before them.")
     if lost:
         notes.append(f"{lost} of {len(answer.names)} parameters have another name in the ONNX model.")
     return task.Imported(

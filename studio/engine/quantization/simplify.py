@@ -7,6 +7,7 @@ Nodes that own weights keep their names and first outputs, so that layers keep t
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -71,6 +72,25 @@ def simplify(model: Model, opset: int = 13, shapes: Shapes | None = None) -> Mod
     return result
 
 
+def tidy(model: Model, keep: Collection[str] = ()) -> Model:
+    """A copy without identities, with constants computed and batch normalisation in the convolutions before it.
+
+    Args:
+        model: left untouched.
+        keep: names of constants that stay under these names, so that what is computed from them stays in the graph;
+            a convolution's weights keep theirs also when a normalisation moves in.
+    """
+    result = copy(model)
+    _drop_identities(result)
+    _fold_constants(result, frozenset(keep))
+    edit.remove_dead(result)  # so that a weight that was only asked for its shape has one user
+    for node in list(result.graph):
+        if node.op_type == "BatchNormalization":
+            _norm_into_conv(result, node)
+    edit.remove_dead(result)
+    return result
+
+
 def array(value: ir.Value | None) -> Array | None:
     """The numbers of a constant value; None when it is computed or left out."""
     tensor = constant(value)
@@ -88,14 +108,20 @@ def sole_consumer(value: ir.Value) -> ir.Node | None:
 def _drop_identities(model: Model) -> None:
     for node in list(model.graph):
         source = node.inputs[0] if node.inputs else None
-        if node.op_type != "Identity" or source is None or node.outputs[0].is_graph_output():
+        if source is None or node.outputs[0].is_graph_output():
+            continue
+        like = node.inputs[1] if node.op_type == "CastLike" else None
+        held = constant(source)
+        dtype = source.dtype if held is None else held.dtype
+        same = like is not None and dtype is not None and dtype == like.dtype
+        if node.op_type != "Identity" and not same:
             continue
         edit.replace_uses(node.outputs[0], source)
         model.graph.remove(node, safe=True)
 
 
-def _fold_constants(model: Model) -> None:
-    """Evaluate, in one run of the runtime, everything that depends on constants alone."""
+def _fold_constants(model: Model, keep: Collection[str] = ()) -> None:
+    """Evaluate, in one run of the runtime, everything that depends on constants alone, but not on those in `keep`."""
     graph = model.graph
     known: set[ir.Value] = set()
     folded: list[ir.Node] = []
@@ -105,6 +131,10 @@ def _fold_constants(model: Model) -> None:
         if node.domain not in {"", "ai.onnx"} or node.op_type in {"DequantizeLinear", "QuantizeLinear"}:
             continue
         given = [v for v in node.inputs if v is not None]
+        # Of a constant whose type or shape alone is asked for nothing is lost.
+        values = {"CastLike": given[:1], "Shape": [], "Size": []}.get(node.op_type, given)
+        if any(v.name in keep for v in values):
+            continue
         if given and all(v in known or constant(v) is not None for v in given):
             known.update(node.outputs)
             folded.append(node)

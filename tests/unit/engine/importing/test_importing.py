@@ -37,6 +37,13 @@ class Net(nn.Module):
 
 def small():
     return Net()
+
+def normed():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    nn.init.normal_(net[1].running_mean)
+    nn.init.uniform_(net[1].running_var, 0.5, 2)
+    return net
 """
 INPUT = (TensorInfo(name="x", dtype="float32", shape=(2, 3, 8, 8)),)
 
@@ -147,3 +154,20 @@ def test_pickled_modules_are_refused_in_words(tmp_path: Path, net: nn.Module) ->
         )
     assert "pickled" in caught.value.why
     assert not (tmp_path / "marker").exists()
+
+
+def test_normalisations_move_into_convolutions_whose_weights_keep_their_names(
+    tmp_path: Path, net: nn.Module
+) -> None:
+    del net
+    space: dict[str, object] = {}
+    exec(compile(FACTORY, "nets", "exec"), space)
+    save_file(space["normed"]().state_dict(), tmp_path / "w.safetensors")  # type: ignore[operator]
+    done = import_model(
+        asked(tmp_path / "w.safetensors", factory="nets_of_test:normed", inputs=INPUT, consent=True),
+        Progress(),
+    )
+    model = graph.load(Path(done.output))
+    assert "BatchNormalization" not in {n.op_type for n in graph.nodes(model)}
+    assert {"0.weight", "3.weight", "3.bias"} <= {v.name for v in model.graph.initializers.values()}
+    assert any("1 batch normalisation" in note for note in done.notes)
