@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -145,7 +146,9 @@ def in_words(outcome: Outcome, *, labelled: bool) -> str:
         change = f"loss {outcome.before:.4g} → {outcome.after:.4g}"
     ended = f" ({outcome.ended})" if outcome.ended else ""
     resumed = f", going on at step {outcome.resumed} of a run that was cut off" if outcome.resumed else ""
+    reasons = [f"{n} ({reason})" for reason, n in Counter(outcome.frozen).most_common()]
+    kept = f" Kept as they were: {', '.join(reasons)}." if reasons else ""
     return (
         f"Trained {outcome.steps} steps in {outcome.seconds:.0f} s{resumed}{ended}; "
-        f"{change} on samples that did not teach."
+        f"{change} on samples that did not teach.{kept}"
     )

@@ -1,7 +1,8 @@
 """The training loop: steps, judged now and then by samples that do not teach; the best so far is kept.
 
 AdamW with a short warm-up and a cosine to zero, gradients clipped by norm, weights averaged over time (the
-average is what is judged and kept). A run is as long as its steps or its minutes, whichever is given.
+average is what is judged and kept). A run is as long as its steps or its minutes, whichever is given. On a graphics
+card the network computes in bfloat16 (weights, loss and optimiser stay in float32).
 
 Source: Loshchilov & Hutter 2019, *Decoupled Weight Decay Regularization*; 2017, *SGDR*; Polyak &
 Juditsky 1992 (averaging).
@@ -82,6 +83,7 @@ class Outcome:
 
     Attributes:
         before / after: judged loss of the first and the kept weights.
+        frozen: why float constants were not trained, a reason for each.
         resumed: step from which a run that was cut off went on; 0 = it was not.
         right_before / right: share of right answers (with labels) or agreement with the teacher; None where senseless.
     """
@@ -94,6 +96,7 @@ class Outcome:
     right: float | None
     ended: str = ""
     resumed: int = 0
+    frozen: tuple[str, ...] = ()
 
 
 class Trainer:
@@ -242,10 +245,15 @@ class Trainer:
         self._loss = total if math.isnan(self._loss) else 0.9 * self._loss + 0.1 * total
 
     def _loss_of(self, sample: Sample) -> Tensor:
-        got = self._module(sample.feed)
+        device = self._module.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            found = self._module(sample.feed)
+        got = {n: v.float() if v.is_floating_point() else v for n, v in found.items()}
         answers = self._teacher.answers(sample) if self._teacher is not None else {}
-        labels = None if sample.labels is None else torch.from_numpy(sample.labels)
-        return self._objective.loss(got, answers, labels)
+        return self._objective.loss(got, answers, self._labels(sample))
+
+    def _labels(self, sample: Sample) -> Tensor | None:
+        return None if sample.labels is None else torch.from_numpy(sample.labels).to(self._module.device)
 
     def _varied(self, sample: Sample, turn: int) -> Sample:
         random = np.random.default_rng((self._seed, self._step, turn))  # so that a resumed run draws the same
@@ -276,7 +284,7 @@ class Trainer:
             self._hooks.progress.tick(min(1.0, self._share()), "judging")
             got = self._module(sample.feed)
             answers = self._teacher.answers(sample) if self._teacher is not None else {}
-            labels = None if sample.labels is None else torch.from_numpy(sample.labels)
+            labels = self._labels(sample)
             losses += float(self._objective.loss(got, answers, labels))
             batches += 1
             first, kind = self._objective.outputs[0], self._objective.kind
@@ -332,12 +340,14 @@ class Trainer:
         if {n.removeprefix("now/") for n in tensors if n.startswith("now/")} != set(self._state()):
             return None
         self._put({n: tensors[f"now/{n}"] for n in self._state()})
-        self._average = {n: tensors[f"average/{n}"] for n in self._average}
-        self._best = {n: tensors[f"best/{n}"] for n in self._best}
+        device = self._module.device
+        self._average = {n: tensors[f"average/{n}"].to(device) for n in self._average}
+        self._best = {n: tensors[f"best/{n}"].to(device) for n in self._best}
         for name, parameter in self._parameters.items():
             keys = [k for k in ("step", "exp_avg", "exp_avg_sq") if f"adam/{k}/{name}" in tensors]
-            if keys:
-                self._optimizer.state[parameter] = {k: tensors[f"adam/{k}/{name}"] for k in keys}
+            if keys:  # the counter of steps stays on the CPU, as torch wants it
+                state = {k: tensors[f"adam/{k}/{name}"].to("cpu" if k == "step" else device) for k in keys}
+                self._optimizer.state[parameter] = state
         self._step, self._elapsed, self._loss = numbers["step"], numbers["elapsed"], numbers["loss"]
         self._ended = numbers["ended"]
         return numbers

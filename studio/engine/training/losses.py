@@ -67,7 +67,7 @@ class Objective:
 
 def rows(values: Tensor) -> Tensor:
     """Values as rows over classes (rows, C)."""
-    axis = class_axis(values.detach().numpy()) if values.ndim < 4 else 1
+    axis = class_axis(values.detach().cpu().numpy()) if values.ndim < 4 else 1
     return values.movedim(axis, -1).flatten(0, -2)
 
 

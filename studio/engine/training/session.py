@@ -29,6 +29,7 @@ _FEATURES = 6
 _FEW_SAMPLES = 4000  # with fewer, new ones are blended from old ones
 _BROKEN = 0.1  # share of wrong answers from which on normalisations help
 _HURT = 0.03  # share of wrong answers from which on a model is trained at full speed
+_NORMED = 2.0  # times the speed: normalisations bear it
 _GENTLEST = 0.1  # of the full speed, for a model that is nearly right
 
 
@@ -100,14 +101,15 @@ def threads_of_torch(count: int) -> Iterator[None]:
 
 
 def teach(module: GraphModule, lesson: Lesson, hooks: Hooks, features: tuple[str, ...] = ()) -> Outcome:
-    """Train a module in place; see `train`."""
+    """Train a module in place, on a graphics card where there is one; see `train`."""
+    module.place("cuda" if torch.cuda.is_available() else "cpu")
     keep_zeros(module)
     samples = Samples(lesson.data, lesson.batch, lesson.seed)
     hooks.progress.tick(0.0, "reading samples")
     teacher = None
     if lesson.teacher is not None:
         names = [*(v.name or "" for v in lesson.teacher.graph.outputs), *features]
-        teacher = Teacher(lesson.teacher, names, lesson.threads)
+        teacher = Teacher(lesson.teacher, names, lesson.threads, module.device)
     first = next(samples.judges())
     features = _alike(module, teacher, first, features)
     objective = _objective(module, teacher, lesson, first, features)
@@ -116,13 +118,15 @@ def teach(module: GraphModule, lesson: Lesson, hooks: Hooks, features: tuple[str
         variety = _variety(teacher, samples, objective, lesson)
     damage = _damage(module, teacher, samples, objective)
     norms = _normed(module, samples) if lesson.norms and damage > _BROKEN else None
-    rate = lesson.rate or _usual_rate(module.model) * min(1.0, max(_GENTLEST, damage / _HURT))
+    usual = _usual_rate(module.model) * (1.0 if norms is None else _NORMED)
+    rate = lesson.rate or usual * min(1.0, max(_GENTLEST, damage / _HURT))
     course = replace(lesson.course, rate=rate)
     trainer = Trainer(module, norms, teacher, samples, variety, objective, course, hooks, lesson.seed)
     outcome = trainer.run()
     if norms is not None:
         norms.fold()
-    return outcome
+    module.place("cpu")
+    return replace(outcome, frozen=tuple(f.reason for f in module.frozen if "numbers" not in f.reason))
 
 
 def keep_zeros(module: GraphModule) -> None:
@@ -150,7 +154,7 @@ def _objective(
     name = module.outputs[0]
     if name not in answers:
         raise StudioError("The teacher answers something else", f"it has no output '{name}'")
-    kind: Kind = kind_of(answers[name].detach().numpy(), first.labels, final_operator(source))
+    kind: Kind = kind_of(answers[name].detach().cpu().numpy(), first.labels, final_operator(source))
     use_labels = lesson.labels if teacher is not None else 1.0
     if use_labels and first.labels is None:
         raise StudioError(
@@ -197,7 +201,7 @@ def _damage(module: GraphModule, teacher: Teacher | None, samples: Samples, obje
             error += float(relative_error(got, wanted))
         else:
             more = (
-                hits(got, torch.from_numpy(sample.labels), objective.kind)
+                hits(got, torch.from_numpy(sample.labels).to(got.device), objective.kind)
                 if sample.labels is not None
                 else (0, 0)
             )
@@ -210,7 +214,7 @@ def _damage(module: GraphModule, teacher: Teacher | None, samples: Samples, obje
 
 
 def _normed(module: GraphModule, samples: Samples) -> Norms | None:
-    norms = Norms(module)
+    norms = Norms(module).to(module.device)
     norms.observe(on=True)
     norms.train(False)
     seen = 0

@@ -23,9 +23,12 @@ class Teacher:
         model: never changed by training.
         names: outputs and inner values of the main graph that are asked for.
         threads: of the runtime.
+        device: where the answers are wanted.
     """
 
-    def __init__(self, model: Model, names: Sequence[str], threads: int) -> None:
+    def __init__(
+        self, model: Model, names: Sequence[str], threads: int, device: torch.device | str = "cpu"
+    ) -> None:
         exposed = copy(model)
         present = {v.name for v in exposed.graph.outputs}
         for node in exposed.graph:
@@ -33,7 +36,7 @@ class Teacher:
                 if value.name in names and value.name not in present:
                     exposed.graph.outputs.append(value)
         self._session = execute.session(exposed, threads=threads)
-        self._names = list(names)
+        self._names, self._device = list(names), device
         self._kept: dict[str, np.ndarray[Any, Any]] = {}
         self.remember(0)
 
@@ -73,9 +76,8 @@ class Teacher:
         self._known[numbers] = True
         return True
 
-    @staticmethod
-    def _torch(found: dict[str, Any]) -> dict[str, Tensor]:
+    def _torch(self, found: dict[str, Any]) -> dict[str, Tensor]:
         return {
-            n: torch.from_numpy(np.asarray(a, np.float32) if a.dtype.kind == "f" else a)
+            n: torch.from_numpy(np.asarray(a, np.float32) if a.dtype.kind == "f" else a).to(self._device)
             for n, a in found.items()
         }
