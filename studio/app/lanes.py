@@ -194,14 +194,21 @@ class Lanes:
         elif self._deeds[job_id].cancel(job_id):
             self._board.end_job(job_id, "cancelled", "Cancelled before it began")
         else:
-            self._board.update_job(job_id, state="cancelling", words="Stopping")
+            self._board.update_job(job_id, state="cancelling", words="Stopping", paused=False)
 
     def finish(self, job_id: int) -> None:
         """Ask a running job to end soon and keep the best so far."""
         job = self._board.view.job(job_id)
         if job is not None and job.state == "running" and job_id in self._deeds:
             self._deeds[job_id].finish(job_id)
-            self._board.update_job(job_id, words="Finishing with the best so far")
+            self._board.update_job(job_id, words="Finishing with the best so far", paused=False)
+
+    def pause(self, job_id: int, *, on: bool) -> None:
+        """Let a running job stand still, or go on."""
+        job = self._board.view.job(job_id)
+        if job is not None and job.state == "running" and job_id in self._deeds:
+            self._deeds[job_id].pause(job_id, on=on)
+            self._board.update_job(job_id, paused=on, eta_s=None)
 
     def cancel_all(self) -> None:
         """Ask all jobs to stop."""

@@ -283,6 +283,10 @@ class Session:
         """Ask training to end soon and keep the best so far; other work goes on."""
         self._desk.lanes.finish(job_id)
 
+    def pause(self, job_id: int, *, on: bool) -> None:
+        """Let a running job stand still, or go on where it stood."""
+        self._desk.lanes.pause(job_id, on=on)
+
     def cancel_all(self) -> None:
         """Ask all jobs to stop."""
         self._desk.lanes.cancel_all()

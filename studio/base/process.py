@@ -120,6 +120,17 @@ class Child:
                 return f"killed by {signal.Signals(-code).name}"
         return f"exit code {code}"
 
+    def hold(self, *, on: bool) -> None:
+        """Let the whole family stand still, or go on."""
+        with contextlib.suppress(psutil.Error):
+            parent = psutil.Process(self.pid)
+            for process in (parent, *parent.children(recursive=True)):
+                with contextlib.suppress(psutil.Error):
+                    if on:
+                        process.suspend()
+                    else:
+                        process.resume()
+
     def terminate(self) -> None:
         """Ask the whole family to end at once (SIGTERM)."""
         self._signal(signal.SIGTERM)

@@ -119,6 +119,12 @@ class JobRow(QWidget):
             role="link",
             tip="End training here and keep the best so far",
         )
+        self._pause = button(
+            "Pause", lambda: session.pause(job_id, on=True), role="link", tip="Let training stand still"
+        )
+        self._resume = button(
+            "Resume", lambda: session.pause(job_id, on=False), role="link", tip="Go on where it stood"
+        )
         self._cancel = button(
             "Cancel", lambda: session.cancel(job_id), role="link", tip="Stop this job (Shift+F5 stops all)"
         )
@@ -129,6 +135,8 @@ class JobRow(QWidget):
         top.setSpacing(4)
         top.addWidget(self._title, 1)
         top.addWidget(self._left)
+        top.addWidget(self._pause)
+        top.addWidget(self._resume)
         top.addWidget(self._finish)
         top.addWidget(self._cancel)
         top.addWidget(self._details)
@@ -141,7 +149,10 @@ class JobRow(QWidget):
 
     def show_job(self, job: Job, *, training: bool = False) -> None:
         """Show the job as it is now; training can be ended early, keeping the best so far."""
-        self._finish.setVisible(training and job.state == "running")
+        going = training and job.state == "running"
+        self._finish.setVisible(going)
+        self._pause.setVisible(going and not job.paused)
+        self._resume.setVisible(going and job.paused)
         self._title.set_text(job.title)
         self._left.setText(left(job))
         self._bar.setValue(round(job.share * 1000))
@@ -165,6 +176,8 @@ def left(job: Job) -> str:
             return "failed"
         case "running":
             share = f"{job.share * 100:.0f} %"
+            if job.paused:
+                return f"{share} · paused"
             if job.eta_s is None:
                 return share
             minutes, seconds = divmod(max(0, round(job.eta_s)), 60)

@@ -20,7 +20,7 @@ from studio.app.export import Exported
 from studio.app.jobs import Inbox, Job
 from studio.app.session import Session
 from studio.app.view import View
-from studio.records.steps import Fp16, QuantizeStatic, Sparsify
+from studio.records.steps import Distill, Fp16, QuantizeStatic, Sparsify
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_S = 240.0
@@ -167,6 +167,34 @@ def test_weights_that_lie_beside_the_model_go_along(session: Session, tmp_path: 
     until(lambda: not job(session, started).active)
     assert job(session, started).state == "done"
     assert not [line for line in session.view.log if line.level != "note"]
+
+
+def test_training_stands_still_goes_on_and_ends_with_the_best_so_far(opened: Session, until: Until) -> None:
+    session = opened
+    session.set_treatment(layers(session), "train", Distill(minutes=30, batch=16))
+    until(lambda: not session.view.planning)
+    started = session.compress()
+
+    def step() -> int:
+        live = session.view.live
+        return live.training[-1][0] if live is not None and live.training else 0
+
+    until(lambda: step() > 0)
+    worker = worker_of("training")
+    session.pause(started, on=True)
+    until(lambda: worker.status() == psutil.STATUS_STOPPED)
+    assert job(session, started).paused
+    session.pause(started, on=False)
+    assert not job(session, started).paused
+    stood = step()
+    until(lambda: step() > stood + 2)
+    session.pause(started, on=True)
+    session.finish(started)  # also wakes it
+    until(lambda: not job(session, started).active)
+    assert job(session, started).state == "done"
+    version = session.view.project.current  # type: ignore[union-attr]
+    assert version is not None
+    assert any("ended early, as asked" in note for note in version.notes)
 
 
 def start_long_work(session: Session, until: Until) -> int:

@@ -112,6 +112,7 @@ def job(number: int, **changes: object) -> Job:
 def test_jobs_say_how_far_they_are() -> None:
     assert left(job(1, state="running", share=0.64, eta_s=6.2)) == "64 % · 0:06 left"
     assert left(job(1, state="running", share=0.01)) == "1 %"
+    assert left(job(1, state="running", share=0.64, paused=True)) == "64 % · paused"
     assert left(job(1)) == "waiting"
 
 

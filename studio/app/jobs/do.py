@@ -170,6 +170,13 @@ class DoLane:
         if running is not None and running.id == deed_id and driver is not None:
             driver.finish()
 
+    def pause(self, deed_id: int, *, on: bool) -> None:
+        """Let a running deed stand still, or go on."""
+        with self._condition:
+            running, driver = self._running, self.driver
+        if running is not None and running.id == deed_id and driver is not None:
+            driver.pause(on=on)
+
     def close(self) -> None:
         """Stop everything at once."""
         with self._condition:

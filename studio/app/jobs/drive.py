@@ -150,12 +150,19 @@ class Driver:
                 return
             self._cancelled_at, self._patience = time.monotonic(), patience
             task_id = self._task_id
+        self._child.hold(on=False)
         self._child.send(encode(Cancel(id=task_id)))
 
     def finish(self) -> None:
         """Ask the running task to end soon and keep the best so far. From any thread."""
         if self._running.is_set():
+            self._child.hold(on=False)
             self._child.send(encode(Finish(id=self._task_id)))
+
+    def pause(self, *, on: bool) -> None:
+        """Let the running task stand still, or go on. From any thread."""
+        if self._running.is_set() and self._cancelled_at is None:
+            self._child.hold(on=on)
 
     def close(self) -> None:
         """End the process and its family."""

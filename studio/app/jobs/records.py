@@ -23,6 +23,7 @@ class Job(Record, frozen=True, kw_only=True):
         eta_s: seconds left, estimated from the share done; None while that is a guess.
         started / ended: seconds since the epoch.
         version: that it belongs to, or that it made.
+        paused: it stands still until it is told to go on.
     """
 
     id: int
@@ -36,6 +37,7 @@ class Job(Record, frozen=True, kw_only=True):
     ended: float | None = None
     error: Failure | None = None
     version: int | None = None
+    paused: bool = False
 
     @property
     def active(self) -> bool:

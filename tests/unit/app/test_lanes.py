@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from unit.app.conftest import FAKE
 
@@ -243,6 +244,23 @@ def test_a_cancelled_deed_leaves_nothing_behind(do: DoLane, tmp_path: Path, unti
     assert not do.cancel(1)
     until(lambda: "cancelled 1" in outcome.heard)
     assert [p.name for p in tmp_path.iterdir()] == [f"{name}.onnx"]
+
+
+def test_a_deed_that_stands_still_can_be_cancelled(do: DoLane, tmp_path: Path, until: Until) -> None:
+    outcome = Outcome()
+    task = inspect(tmp_path, "slow")
+    do.submit(outcome.deed(1, lambda run: run.task(task, Inspected)))
+    until(lambda: do.driver is not None)
+    assert do.driver is not None
+    worker = psutil.Process(do.driver.pid)
+
+    def paused() -> bool:
+        do.pause(1, on=True)  # nothing stands still before its task is sent
+        return worker.status() == psutil.STATUS_STOPPED
+
+    until(paused)
+    assert not do.cancel(1)
+    until(lambda: "cancelled 1" in outcome.heard)
 
 
 def test_a_deed_that_fails_says_why_and_the_lane_goes_on(do: DoLane, tmp_path: Path, until: Until) -> None:
