@@ -83,7 +83,7 @@ def test_elimination_orders_all_channels_with_errors_that_grow(width, taps, seed
     w = rng.standard_normal((5, width * taps))
     view = Linear(kind="matrix", shape=w.T.shape, transposed=True)
     reader = Reader(ir.node("MatMul", []), view, w, statistics, centred=False, columns=columns)
-    order = eliminate([reader], width)
+    order = eliminate([reader], width, 0.1)
     assert sorted(order.channels.tolist()) == list(range(width))
     assert (np.diff(order.error) >= 0).all()
 

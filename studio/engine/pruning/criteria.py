@@ -16,7 +16,7 @@ from studio.engine.graph import constant
 from studio.engine.groups.atoms import Array
 from studio.engine.groups.grouping import ChannelGroup, Grouping
 from studio.engine.groups.trace import Reading, Trace
-from studio.engine.pruning.elimination import eliminate
+from studio.engine.pruning.elimination import by_elimination
 from studio.engine.pruning.linear import Linear, linear
 from studio.engine.pruning.moments import Statistics
 from studio.engine.pruning.orders import Order, Reader
@@ -147,7 +147,7 @@ def by_data(
         if criterion == "activation":
             found[name] = _order(sum(_energy(r.w, r.moments())[r.columns].sum(axis=1) for r in several))
         elif limits.get(name, 0):
-            found[name] = eliminate(several, limits[name])
+            found[name] = by_elimination(several, limits[name])
     return found
 
 

@@ -2,13 +2,15 @@
 
 An error of a tenth in the first layer of a stage travels through everything behind it, the same error in
 a branch that is added to a trunk hardly shows. A probe takes a share of one group's channels away, with
-the layers that read them making up for it, and compares the outputs. Between the probes the noise at the
-output follows the error at the readers; behind the last it grows with its square, since nobody looked.
+the layers that read them making up for it, and compares the outputs. What makes up is learned on one half
+of the samples and judged on the other: late layers would learn a few images by heart and seem to need no
+channels. Between the probes the noise at the output follows the error at the readers; behind the last it
+grows with its square, since nobody looked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -21,11 +23,11 @@ from studio.engine.groups.atoms import Array
 from studio.engine.groups.cut import Twins
 from studio.engine.groups.grouping import Grouping
 from studio.engine.groups.trace import Trace
+from studio.engine.pruning.elimination import made_up
 from studio.engine.pruning.oracle import watched
 from studio.engine.pruning.orders import Order, Reader
 
 _PROBES = (0.2, 0.5)  # shares of a group's channels
-_RIDGE = 0.1  # of the probe's least squares, relative to the mean diagonal
 
 
 def heard(
@@ -50,10 +52,10 @@ def heard(
             count = max(1, int(share * len(order.channels)))
             twins = Twins(trace.model)
             for reader in readers[name]:
-                _make_up(reader, order.channels[:count], twins)
+                _make_up(reader, order.channels[:count], order.damping, twins)
             noise = _noise(reference, _outputs(trace, twins, feeds, threads))
             marks.append((float(order.error[count]), max(noise, marks[-1][1])))
-        found[name] = Order(order.channels, _curve(order.error, marks))
+        found[name] = Order(order.channels, _curve(order.error, marks), order.damping)
     return found
 
 
@@ -65,16 +67,25 @@ def _curve(error: Array, marks: list[tuple[float, float]]) -> Array:
     return np.asarray(np.maximum.accumulate(np.where(error > last, beyond, np.interp(error, at, noise))))
 
 
-def _make_up(reader: Reader, gone: Array, twins: Twins) -> None:
-    """Take columns of one reader away in a copy, the others making up for them."""
-    columns = reader.columns[gone].reshape(-1)
-    h = reader.moments()
-    stay = np.setdiff1d(np.arange(len(h)), columns)
-    damped = h[np.ix_(stay, stay)].copy()
-    damped[np.diag_indices_from(damped)] += _RIDGE * max(float(np.mean(np.diag(damped))), 1e-12)
-    change = np.linalg.solve(damped, h[np.ix_(stay, columns)] @ reader.w[:, columns].T).T
-    w = np.zeros_like(reader.w)
-    w[:, stay] = reader.w[:, stay] + change
+def unseen(feeds: Iterable[Mapping[str, Array]], samples: int) -> list[dict[str, Array]]:
+    """Some of the samples that the first half of the statistics has not seen: every other feed, or half of one."""
+    every = list(feeds)
+    found: list[dict[str, Array]] = []
+    left = samples
+    for feed in every[1::2]:
+        found.append({name: array[:left] if array.ndim else array for name, array in feed.items()})
+        left -= max((len(array) for array in feed.values() if array.ndim), default=1)
+        if left <= 0:
+            break
+    return found or [
+        {name: array[len(array) // 2 :] if array.ndim else array for name, array in feed.items()}
+        for feed in every
+    ]
+
+
+def _make_up(reader: Reader, gone: Array, damping: float, twins: Twins) -> None:
+    """Take channels of one reader away in a copy, the others making up for them as one half of the samples says."""
+    w = made_up(reader, reader.columns[gone].reshape(-1), damping, 0)
     node = twins.nodes[reader.node]
     value = node.inputs[1]
     tensor = constant(value)
@@ -83,7 +94,7 @@ def _make_up(reader: Reader, gone: Array, twins: Twins) -> None:
         set_constant(value, ir.tensor(data, name=tensor.name))
     bias = constant(node.inputs[2]) if reader.centred and len(node.inputs) > 2 else None
     if bias is not None and node.inputs[2] is not None:
-        shift = ((reader.w - w) @ reader.statistics.mean()[0]).reshape(bias.shape.numpy())
+        shift = ((reader.w - w) @ reader.statistics.mean(0)[0]).reshape(bias.shape.numpy())
         set_constant(
             node.inputs[2], ir.tensor((bias.numpy() + shift).astype(bias.dtype.numpy()), name=bias.name)
         )

@@ -53,13 +53,18 @@ class Statistics:
     x: Array
     xx: Array
 
-    def mean(self) -> Array:
-        """Mean input (groups, cols) over both halves."""
-        return np.asarray(self.x.sum(axis=0) / max(1, int(self.n.sum())))
+    def mean(self, half: int | None = None) -> Array:
+        """Mean input (groups, cols) of one half, or of both."""
+        pick = self._pick(half)
+        return np.asarray(self.x[pick].sum(axis=0) / max(1, int(self.n[pick].sum())))
+
+    def _pick(self, half: int | None) -> slice:
+        """Which halves; both where the one asked for is empty."""
+        return slice(None) if half is None or not self.n[half] else slice(half, half + 1)
 
     def moments(self, half: int | None = None, *, centred: bool = False) -> Array:
         """Mean products (groups, cols, cols), of one half or of both, around the mean if asked."""
-        pick = slice(None) if half is None or not self.n[half] else slice(half, half + 1)
+        pick = self._pick(half)
         n = max(1, int(self.n[pick].sum()))
         found = self.xx[pick].sum(axis=0) / n
         if centred:

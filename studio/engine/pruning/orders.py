@@ -19,10 +19,12 @@ class Order:
     Attributes:
         channels: (width,).
         error: (width + 1,), ascending from 0; relative to the power of what reads the group.
+        damping: with which the other channels make up best for those that go, relative to the mean diagonal of H.
     """
 
     channels: Array
     error: Array
+    damping: float = 0.1
 
 
 @dataclass(frozen=True)

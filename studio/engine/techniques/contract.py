@@ -30,6 +30,8 @@ class Context:
         seed: of all randomness; same model + step + seed gives the same bytes.
         threads: for onnxruntime, numpy and torch; 0 = the runtime's choice.
         agreed: the user has said yes to the plan's questions.
+        preview: the plan is shown while the user edits and will be made anew: it may guess, saying so, where
+            exactness would take calibration runs.
         memo: what stays true for one unchanged model and data set (calibration ranges, second moments), so that
             treating layer after layer alone, as a scan does, need not measure it anew; keyed by the technique.
         training: samples to train on, labelled or not; None = train on the calibration samples.
@@ -46,6 +48,7 @@ class Context:
     seed: int = 0
     threads: int = 0
     agreed: bool = False
+    preview: bool = False
     memo: dict[object, object] = field(default_factory=dict)
     training: Dataset | None = None
     teacher: Model | None = None

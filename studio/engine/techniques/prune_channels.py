@@ -25,7 +25,7 @@ from studio.engine.groups.trace import trace
 from studio.engine.layers import Listing, list_layers
 from studio.engine.pruning.allocation import Resource, by_budget, by_ratio
 from studio.engine.pruning.criteria import by_data, by_weights, consumers, readers
-from studio.engine.pruning.gains import heard
+from studio.engine.pruning.gains import heard, unseen
 from studio.engine.pruning.moments import second_moments
 from studio.engine.pruning.oracle import verify
 from studio.engine.pruning.orders import Order, Reader
@@ -194,7 +194,8 @@ def _widths(
         return {}, 1.0
     limits = _limits(grouping, settings, {g.record.name: 0 for g in chosen})
     orders = _orders(listing, grouping, settings, limits, context)
-    orders = _weighed(listing, grouping, limits, orders, context)
+    if not _guesses(settings, context):
+        orders = _weighed(listing, grouping, limits, orders, context)
     found = by_budget(
         grouping, chosen, orders, resource, share, float(total), settings.round_to, settings.minimum
     )
@@ -212,6 +213,8 @@ def _orders(
     criterion = settings.criterion
     if criterion == "auto":
         criterion = "l2" if context.calibration is None else "obs"
+    if _guesses(settings, context):
+        criterion = "l2" if criterion in _NEEDS_DATA else criterion
     memo = _remembered(listing)
     key = ("orders", criterion, tuple(limits.items()), _data_key(context))
     found = memo.get(key)
@@ -224,6 +227,11 @@ def _orders(
         )
     memo[key] = orders
     return orders
+
+
+def _guesses(settings: PruneChannels, context: Context) -> bool:
+    """Whether a budget is spread by the weights alone now, and by calibration data when it is carried out."""
+    return context.preview and _budget(settings) is not None and context.calibration is not None
 
 
 def _limits(grouping: Grouping, settings: PruneChannels, kept: Mapping[str, int]) -> dict[str, int]:
@@ -276,7 +284,7 @@ def _weighed(
     if isinstance(found, dict):
         return found
     reading = {name: r for name, r in _readers(listing, grouping, context).items() if name in limits}
-    feeds = list(context.calibration.take(_PROBE_SAMPLES).feeds())
+    feeds = unseen(context.calibration.feeds(), _PROBE_SAMPLES)
     made = heard(grouping, reading, orders, feeds, context.progress.part(0.2, 0.3), context.threads)
     memo[key] = made
     return made
@@ -390,6 +398,8 @@ def _remarks(
         questions.append(
             f"Remove {share:.0%} of the parameters {cause}? Nothing repairs what that does to the answers."
         )
+    if removes and _guesses(settings, context):
+        notes.append("How the budget is spread is a guess from the weights; the calibration data decide")
     if removes and any("/" in layer.path or layer.path for layer in found.listing.nodes.values()):
         notes.append("Layers inside If, Loop and Scan bodies are cut but not refitted")
     return tuple(notes), tuple(questions)

@@ -167,3 +167,12 @@ def test_heads_or_what_is_within_them_or_both(tmp_path):
             g.name.split(" · ")[-1] for g in plan.groups if g.keep is not None and " · " in g.name
         }
     assert kinds == {"whole": {"heads"}, "within": {"within"}, "both": {"heads", "within"}}
+
+
+def test_a_preview_spreads_a_budget_without_running_the_calibration_data(tmp_path, monkeypatch):
+    listing = listing_of("residual")
+    context = context_of(listing, tmp_path, preview=True)
+    monkeypatch.setattr(prune_channels, "second_moments", lambda *_: pytest.fail("ran the calibration data"))
+    plan = plan_of(listing, PruneChannels(macs=0.7), context)
+    assert plan.after.macs <= 0.7 * plan.before.macs
+    assert any("guess" in note for note in plan.notes)
