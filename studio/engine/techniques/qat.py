@@ -174,17 +174,18 @@ def _round_in_blocks(
     context: Context,
 ) -> str:
     """Choose the rounding of all weights block by block; what came of it, in words."""
+    from studio.engine.training.loop import Hooks
     from studio.engine.training.reconstruction import Effort, ends, reconstruct
     from studio.engine.training.samples import Sample
     from studio.engine.training.session import threads_of_torch
 
     batches = data.take(_RECONSTRUCTED).batches(None if data.source.batch else settings.batch)
     effort = Effort(settings.steps, settings.minutes, settings.rate, context.seed)
-    progress = context.progress.part(0.1, 1.0)
+    hooks = Hooks(context.progress.part(0.1, 1.0), context.trained, context.enough)
     with threads_of_torch(context.threads):
         done = reconstruct(
             module, latents, shop.model, ends(shop.model, list(shop.layers)),
-            [Sample(b.feed, None, None) for b in batches], effort, progress, context.threads,
+            [Sample(b.feed, None, None) for b in batches], effort, hooks, context.threads,
         )  # fmt: skip
     return f"Rounding chosen in {done.blocks} blocks; relative error of their outputs {done.before:.3g} → {done.after:.3g}."
 

@@ -16,19 +16,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from studio.base.progress import Progress
 from studio.engine.graph import Model, constant
 from studio.engine.trainable import GraphModule
 from studio.engine.trainable.latent import Latent
 from studio.engine.trainable.operators.quantization import spread
 from studio.engine.trainable.program import Step, reads
+from studio.engine.training.loop import Hooks
 from studio.engine.training.losses import relative_error
 from studio.engine.training.samples import Sample
 from studio.engine.training.teacher import Teacher
@@ -121,6 +121,14 @@ class _Block:
     roundings: list[Rounding]
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Of one block among all."""
+
+    number: int
+    blocks: int
+
+
 def ends(reference: Model, layers: Sequence[str]) -> tuple[str, ...]:
     """Names of the values that end blocks: sums of two computed values, else the outputs of layers; and output 0.
 
@@ -146,7 +154,7 @@ def reconstruct(
     stops: Sequence[str],
     samples: Sequence[Sample],
     effort: Effort,
-    progress: Progress,
+    hooks: Hooks,
     threads: int = 0,
 ) -> Rebuilt:
     """Choose the rounding of all latents, in place.
@@ -158,7 +166,7 @@ def reconstruct(
         stops: where blocks end, see `ends`; names that the module lacks are passed over.
         samples: batches, all of them held in memory with what one block gives the next.
         effort: how hard to try.
-        progress: ticked every step.
+        hooks: told of every step; asked to end, it leaves the blocks that are left rounded to the nearest.
         threads: of the runtime.
 
     Raises:
@@ -169,10 +177,11 @@ def reconstruct(
     inputs = [module.start(sample.feed) for sample in samples]
     errors = []
     for number, block in enumerate(blocks):
-        part = progress.part(number / len(blocks), (number + 1) / len(blocks))
+        part = hooks.progress.part(number / len(blocks), (number + 1) / len(blocks))
         teacher = Teacher(reference, [block.end], threads)
         wanted = [teacher.answers(sample)[block.end] for sample in samples]
-        errors.append(_learn(module, block, inputs, wanted, effort, len(blocks), part))
+        place = _Place(number, len(blocks))
+        errors.append(_learn(module, block, inputs, wanted, effort, place, replace(hooks, progress=part)))
         _advance(module, block, blocks[number + 1 :], inputs)
     for name, step in own.items():
         roundings[name].settle()
@@ -229,8 +238,8 @@ def _learn(
     inputs: Sequence[Values],
     wanted: Sequence[Tensor],
     effort: Effort,
-    blocks: int,
-    progress: Progress,
+    place: _Place,
+    hooks: Hooks,
 ) -> tuple[float, float]:
     """Choose one block's rounding; its error with nearest and with the chosen rounding."""
     nearest = [r.fixed for r in block.roundings]
@@ -240,8 +249,8 @@ def _learn(
     optimizer = torch.optim.Adam([r.push for r in block.roundings], lr=effort.rate or _RATE)
     random = np.random.default_rng(effort.seed)
     started, done, share = time.monotonic(), 0, 0.0
-    while share < 1:
-        progress.tick(share, f"rounding the block before {block.end}")
+    while share < 1 and not hooks.enough():
+        hooks.progress.tick(share, f"rounding the block before {block.end}")
         chosen = int(random.integers(len(inputs)))
         optimizer.zero_grad(set_to_none=True)
         loss = relative_error(_run(module, block, inputs[chosen])[block.slot], wanted[chosen])
@@ -251,8 +260,11 @@ def _learn(
         loss.backward()
         optimizer.step()
         done += 1
-        elapsed = (time.monotonic() - started) * blocks / (60 * effort.minutes)
+        elapsed = (time.monotonic() - started) * place.blocks / (60 * effort.minutes)
         share = done / effort.steps if effort.steps else elapsed
+        steps = effort.steps or max(done, round(done / max(share, 1e-9)))
+        told = (place.number * steps + done, place.blocks * steps, float(loss.detach()), None)
+        hooks.told(*told, effort.rate or _RATE)
     for rounding in block.roundings:
         rounding.fixed = rounding.decided()
     after = _error(module, block, inputs, wanted)

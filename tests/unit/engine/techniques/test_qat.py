@@ -156,3 +156,17 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: p
     resumed = find(how).apply(listing, plan, again)
     assert "going on at step 1" in notes[0]
     assert graph.to_bytes(resumed) == graph.to_bytes(whole)
+
+
+def test_learning_to_round_can_be_ended_early_and_tells_how_far_it_is(tmp_path: Path) -> None:
+    listing, data = conv_net(tmp_path)
+    how = Qat(weights=3, steps=50, batch=64, learns="rounding")
+    seen: list[tuple[int, int]] = []
+    context = Context(
+        calibration=data, threads=1, enough=lambda: len(seen) >= 60,
+        trained=lambda step, total, *_: seen.append((step, total)),
+    )  # fmt: skip
+    plan = plan_step(listing, Step(settings=how), context)
+    model = find(how).apply(listing, plan, context)
+    assert seen[-1] == (60, 150)
+    assert list_layers(model, dict(listing.input_sizes)).cost == plan.after
