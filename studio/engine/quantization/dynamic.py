@@ -18,8 +18,13 @@ from studio.engine.graph import Model, constant
 from studio.engine.quantization import grids
 from studio.engine.quantization.qdq import LayerWeights
 
+_AXES_OPSET = 18  # the first in which ReduceMax takes axes as an input
+_LEAST = 1e-20  # rows of zeros are divided by it
 
-def write_product(model: Model, node: ir.Node, weights: LayerWeights, *, transposed: bool) -> None:
+
+def write_product(
+    model: Model, node: ir.Node, weights: LayerWeights, *, transposed: bool, by_row: bool = False
+) -> None:
     """Put the integer form in the place of a MatMul or plain Gemm; output name stays, the product keeps the node's name.
 
     Args:
@@ -27,10 +32,13 @@ def write_product(model: Model, node: ir.Node, weights: LayerWeights, *, transpo
         node: the layer.
         weights: integers as the layer stores them.
         transposed: they are (out, in) and must be turned.
+        by_row: every row is divided by its largest magnitude first, and its product multiplied by it: the one range of
+            the integers then suits all rows.
     """
+    peak = _normalise_rows(model, node) if by_row else None
     q = weights.q.T if transposed else weights.q
     stored = grids.stored(np.ascontiguousarray(q), 8, signed=True)
-    _write(model, node, "MatMulInteger", stored, weights.scale, _bias(node, ()))
+    _write(model, node, "MatMulInteger", stored, weights.scale, _bias(node, ()), peak)
 
 
 def write_convolution(model: Model, node: ir.Node, weights: LayerWeights) -> None:
@@ -56,6 +64,7 @@ def _write(
     stored: np.ndarray[tuple[int, ...], np.dtype[np.int8]],
     scale: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
     bias: np.ndarray[tuple[int, ...], np.dtype[np.float32]] | None,
+    peak: ir.Value | None = None,
 ) -> None:
     graph = edit.owner(node)
     base = node.inputs[1].name or "weight"  # type: ignore[union-attr]
@@ -81,6 +90,8 @@ def _write(
         both,
         edit.make_node(model, "Mul", [wide.outputs[0], both.outputs[0]], name=f"{base}_real", dtype=kind),
     ]
+    if peak is not None:
+        new.append(edit.make_node(model, "Mul", [new[-1].outputs[0], peak], name=f"{base}_rows", dtype=kind))
     if bias is not None:
         shift = edit.add_constant(model, graph, f"{base}_bias", bias)
         new.append(
@@ -90,6 +101,34 @@ def _write(
     edit.replace_node(node, new, [new[-1].outputs[0]])
     if name:
         product.name = name
+
+
+def _normalise_rows(model: Model, node: ir.Node) -> ir.Value:
+    """Divide the layer's input by the largest magnitude of every row; these magnitudes, (…, 1)."""
+    graph, source = edit.owner(node), node.inputs[0]
+    assert source is not None
+    new: list[ir.Node] = []
+
+    def add(op: str, inputs: list[ir.Value], **attributes: object) -> ir.Value:
+        made = edit.make_node(
+            model, op, inputs, attributes, name=f"{source.name}_row", dtype=ir.DataType.FLOAT
+        )
+        new.append(made)
+        return made.outputs[0]
+
+    magnitudes = add("Abs", [source])
+    if model.opset >= _AXES_OPSET:
+        axes = edit.add_constant(model, graph, f"{source.name}_axis", np.asarray([-1], np.int64))
+        largest = add("ReduceMax", [magnitudes, axes], keepdims=1)
+    else:
+        largest = add("ReduceMax", [magnitudes], axes=[-1], keepdims=1)
+    least = edit.add_constant(model, graph, f"{source.name}_least", np.full(1, _LEAST, np.float32))
+    peak = add("Max", [largest, least])
+    even = add("Div", [source, peak])
+    even.shape = source.shape
+    graph.insert_before(node, new)
+    node.replace_input_with(0, even)
+    return peak
 
 
 def _ranged(model: Model, graph: ir.Graph, node: ir.Node) -> Sequence[ir.Value]:

@@ -129,6 +129,8 @@ def behind_nonlinearity(node: ir.Node, shapes: Shapes) -> bool:
 def write(model: Model, keys: Sequence[str], rows: Mapping[str, Rows] | None) -> None:
     """Divide what matrix products read by factors and multiply their weights by them.
 
+    A norm whose result nobody else reads takes the division into its gain and shift, at no cost.
+
     Args:
         model: changed in place.
         keys: of MatMul and plain Gemm nodes of the main graph with constant 2-D weights.
@@ -150,18 +152,72 @@ def write(model: Model, keys: Sequence[str], rows: Mapping[str, Rows] | None) ->
                 _numbers(n).T if flip else _numbers(n) for n, flip in zip(readers, flips, strict=True)
             ]
             factors = migration(rows[source.name or ""], matrices)
-        inverse = edit.add_constant(
-            model, model.graph, f"{source.name}_smoothing", (1 / factors).astype(np.float32)
-        )
-        new = edit.make_node(
-            model, "Mul", [source, inverse], name=f"{source.name}_smoothed", dtype=ir.DataType.FLOAT
-        )
-        new.outputs[0].shape = source.shape
-        model.graph.insert_before(readers[0], new)
+        norm = _norm_before(source, readers, width)
+        if norm is None:
+            _divide(model, source, readers, factors)
+        else:
+            for owner, position in norm:
+                _rescale(model, owner, position, 1 / factors)
         for node, flip in zip(readers, flips, strict=True):
-            node.replace_input_with(0, new.outputs[0])
             if rows is not None:
                 _scale_rows(model, node, factors if flip else factors[:, None])
+
+
+def _divide(model: Model, source: ir.Value, readers: Sequence[ir.Node], factors: Array) -> None:
+    """Put a product with 1 / factors between a value and its readers."""
+    inverse = edit.add_constant(
+        model, model.graph, f"{source.name}_smoothing", (1 / factors).astype(np.float32)
+    )
+    new = edit.make_node(
+        model, "Mul", [source, inverse], name=f"{source.name}_smoothed", dtype=ir.DataType.FLOAT
+    )
+    new.outputs[0].shape = source.shape
+    model.graph.insert_before(readers[0], new)
+    for node in readers:
+        node.replace_input_with(0, new.outputs[0])
+
+
+_NORMS = {"LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization"}
+
+
+def _norm_before(
+    source: ir.Value, readers: Sequence[ir.Node], width: int
+) -> list[tuple[ir.Node, int]] | None:
+    """(node, input) of the gain and shift that can take the factors, where nobody else reads what they make."""
+    found: list[tuple[ir.Node, int]] = []
+    value, users = source, set(readers)
+    while not value.is_graph_output() and {use.node for use in value.uses()} == users:
+        node = value.producer()
+        if node is None or node.op_type not in {*_NORMS, "Mul", "Add"}:
+            return None
+        if node.op_type in _NORMS:
+            own = [i for i in (1, 2) if i < len(node.inputs) and node.inputs[i] is not None]
+            fits = all(_is_vector(node.inputs[i], width) for i in own) and 1 in own
+            return [*found, *((node, i) for i in own)] if fits and node.outputs[0] is value else None
+        positions = [i for i, v in enumerate(node.inputs) if _is_vector(v, width)]
+        if len(positions) != 1:
+            return None
+        found.append((node, positions[0]))
+        other = node.inputs[1 - positions[0]]
+        if node.op_type == "Mul" or other is None:
+            return found if other is not None else None
+        value, users = other, {node}
+    return None
+
+
+def _is_vector(value: ir.Value | None, width: int) -> bool:
+    """Whether a value is a stored number for every feature."""
+    tensor = constant(value)
+    return tensor is not None and tensor.size == width == int(tensor.shape.numpy()[-1] if tensor.shape else 1)
+
+
+def _rescale(model: Model, node: ir.Node, position: int, factors: Array) -> None:
+    """Multiply a stored vector that a node reads, for that node alone."""
+    value, tensor = node.inputs[position], constant(node.inputs[position])
+    assert value is not None
+    assert tensor is not None
+    scaled = (tensor.numpy() * factors).astype(np.float32)
+    node.replace_input_with(position, edit.add_constant(model, model.graph, value.name or "gain", scaled))
 
 
 def _numbers(node: ir.Node) -> Array:

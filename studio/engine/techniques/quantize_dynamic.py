@@ -1,8 +1,8 @@
 """Dynamic int8: 8-bit weights, activations quantized at every run with ranges of their own. Needs no data.
 
 y = s_x s_w Σ (q_x − z_x) q_w. With calibration data outliers are moved from activations into weights first (SmoothQuant),
-and integer products, the fastest form, are good enough except behind a nonlinearity: there single rows have outliers,
-and every row gets a range of its own. Without data all products get that. Embeddings and recurrent layers get 8-bit weights and compute in float: there is no
+and integer products, the fastest form, are good enough. Behind a nonlinearity single rows have outliers: there every row
+is brought to one range first. Without data all products become MatMulNBits, with ranges by row and block. Embeddings and recurrent layers get 8-bit weights and compute in float: there is no
 product to speed up in the former, and the state of the latter is fed back, so that its rounding errors pile up.
 
 Source: ONNX DynamicQuantizeLinear, MatMulInteger; onnxruntime, ContribOperators.md, MatMulNBits (accuracy_level 4).
@@ -110,19 +110,24 @@ def _integer(listing: Listing, name: str, settings: QuantizeDynamic, context: Co
         return True
     if storage.matrix_view(node, 1) is None or settings.form == "blocks":
         return False
-    if settings.form == "integer":
-        return True
-    return context.calibration is not None and not smoothing.behind_nonlinearity(node, listing.shapes)
+    return settings.form == "integer" or context.calibration is not None
+
+
+def _by_row(listing: Listing, name: str, settings: QuantizeDynamic) -> bool:
+    """Whether rows are brought to one range before they become integers: behind a nonlinearity."""
+    node = listing.nodes[name].node
+    return (
+        settings.form == "auto"
+        and node.op_type != "Conv"
+        and smoothing.behind_nonlinearity(node, listing.shapes)
+    )
 
 
 def _words(listing: Listing, name: str, settings: QuantizeDynamic, context: Context) -> str:
     node = listing.nodes[name].node
     if _integer(listing, name, settings, context):
-        return (
-            "int8 weights per channel, uint8 activations"
-            if settings.per_channel
-            else "int8 weights, uint8 activations"
-        )
+        rows = ", every row in a range of its own" if _by_row(listing, name, settings) else ""
+        return f"int8 weights{' per channel' if settings.per_channel else ''}, uint8 activations{rows}"
     if weight_only.form(node, _BLOCKS) == "matmul":
         return "int8 weights in blocks of 128, int8 activations by row (MatMulNBits)"
     return weight_only.describe(node, _BLOCKS)
@@ -141,7 +146,9 @@ def _write(listing: Listing, step: Step, names: list[str], context: Context, *, 
     smoothed = [
         _target(listing, n)
         for n in products
-        if not listing.nodes[n].path and listing.nodes[n].node.op_type != "Conv"
+        if not listing.nodes[n].path
+        and listing.nodes[n].node.op_type != "Conv"
+        and not _by_row(listing, n, settings)
     ]
     if context.calibration is not None and smoothed:
         rows = None if blank else _rows(listing, smoothed, context)
@@ -158,7 +165,9 @@ def _write(listing: Listing, step: Step, names: list[str], context: Context, *, 
             pair = writer.write(target)
             quality = "" if pair is None else f", {sqnr_db(*pair):.1f} dB"
         else:
-            quality = _write_integer(writer.model, nodes[target.path, target.key], settings, blank=blank)
+            node = nodes[target.path, target.key]
+            by_row = _by_row(listing, target.name, settings)
+            quality = _write_integer(writer.model, node, settings, blank=blank, by_row=by_row)
         context.treated(writer.model, target.name, f"{target.name}: int8{quality}")
     return writer.finish()
 
@@ -187,7 +196,9 @@ def _rows(
     return cast("Mapping[str, smoothing.Rows]", context.memo[key])
 
 
-def _write_integer(model: Model, node: ir.Node, settings: QuantizeDynamic, *, blank: bool) -> str:
+def _write_integer(
+    model: Model, node: ir.Node, settings: QuantizeDynamic, *, blank: bool, by_row: bool
+) -> str:
     tensor = constant(node.inputs[1])
     assert tensor is not None
     matrix = storage.matrix_view(node, 1)
@@ -202,5 +213,5 @@ def _write_integer(model: Model, node: ir.Node, settings: QuantizeDynamic, *, bl
     if node.op_type == "Conv":
         dynamic.write_convolution(model, node, weights)
     else:
-        dynamic.write_product(model, node, weights, transposed=flipped)
+        dynamic.write_product(model, node, weights, transposed=flipped, by_row=by_row)
     return quality

@@ -1,0 +1,115 @@
+"""Integer products with ranges taken at every run: rows, outliers and where factors go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+from support import nets
+
+from studio.engine import execute, graph
+from studio.engine.dataset import open_data
+from studio.engine.graph import node_key
+from studio.engine.layers import list_layers
+from studio.engine.planning import plan_step
+from studio.engine.quantization import smoothing
+from studio.engine.techniques import find
+from studio.engine.techniques.contract import Context
+from studio.records.measure import DataSpec
+from studio.records.steps import QuantizeDynamic, Step
+
+WIDTH = 32
+
+
+def block(folder: Path, *, residual: bool, opset: int = 17) -> graph.Model:
+    """A norm, two products that read it, and one behind a Relu; `residual` reads the norm once more."""
+    net = nets.Net()
+    gain = net.constant("gain", np.linspace(0.5, 2, WIDTH, dtype=np.float32))
+    shift = net.constant("shift", np.linspace(-1, 1, WIDTH, dtype=np.float32))
+    net.add("LayerNormalization", ["x", gain, shift], "normed", axis=-1)
+    left = net.add("MatMul", ["normed", net.weight("wleft", WIDTH, WIDTH)], "left")
+    right = net.add("MatMul", ["normed", net.weight("wright", WIDTH, WIDTH)], "right")
+    both = net.add("Relu", [net.add("Add", [left, right], "both")], "positive")
+    last = net.add("MatMul", [both, net.weight("wlast", WIDTH, WIDTH)], "last")
+    net.add("Add", [last, "normed" if residual else "x"], "y")
+    shape: list[int | str] = ["N", 4, WIDTH]
+    model = net.build({"x": (TensorProto.FLOAT, shape)}, {"y": (TensorProto.FLOAT, shape)}, opset)
+    onnx.save(model, folder / "block.onnx")
+    return graph.load(folder / "block.onnx")
+
+
+def samples(outlier: float = 1.0) -> np.ndarray:
+    x = np.random.default_rng(3).normal(size=(8, 4, WIDTH)).astype(np.float32)
+    x[..., 5] *= 30
+    x[:, 0] *= outlier
+    return x
+
+
+def run(model: graph.Model, x: np.ndarray) -> np.ndarray:
+    return execute.run(execute.session(model, threads=1), {"x": x})[0]
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_factors_change_nothing_and_cost_nothing_where_only_the_products_read_a_norm(
+    residual: bool, tmp_path: Path
+) -> None:
+    model, x = block(tmp_path, residual=residual), samples()
+    rows = smoothing.watch_rows(model, ["normed"], [{"x": x}])
+    treated = graph.copy(model)
+    keys = [node_key(n) for n in treated.graph if n.op_type == "MatMul"][:2]
+    smoothing.write(treated, keys, rows)
+    assert ("Mul" in {n.op_type for n in treated.graph}) == residual
+    np.testing.assert_allclose(run(treated, x), run(model, x), rtol=1e-3, atol=1e-4)
+    products = [next(n for n in m.graph if n.op_type == "MatMul") for m in (model, treated)]
+    before, after = (graph.constant(n.inputs[1]).numpy() for n in products)  # type: ignore[union-attr]
+    assert not np.allclose(before, after)
+
+
+@pytest.mark.parametrize("opset", [17, 18])
+def test_a_row_of_outliers_costs_the_other_rows_nothing(opset: int, tmp_path: Path) -> None:
+    model = block(tmp_path, residual=False, opset=opset)
+    x = samples()
+    np.savez(tmp_path / "data.npz", x=x)
+    listing = list_layers(model, {"N": 8})
+    data = open_data(DataSpec(path=str(tmp_path / "data.npz")), listing.inputs, {"N": 8})
+    context = Context(calibration=data, threads=1)
+    noise = {}
+    for form in ("auto", "integer"):
+        settings = QuantizeDynamic(form=form)  # type: ignore[arg-type]
+        plan = plan_step(listing, Step(settings=settings), context)
+        result = find(settings).apply(listing, plan, context)
+        # The norm takes the size of rows away; a gain on one of them behind it does not.
+        loud = _louder(result)
+        noise[form] = float(np.square(run(loud, x) - run(_louder(model), x))[:, 1:].sum())
+    assert noise["auto"] < 0.2 * noise["integer"]
+
+
+def _louder(model: graph.Model) -> graph.Model:
+    """The same model with the first row of every sample 50 times as large behind the Relu."""
+    from studio.engine import edit
+
+    changed = graph.copy(model)
+    relu = next(n for n in changed.graph if n.op_type == "Relu")
+    users = list(relu.outputs[0].uses())
+    gains = np.ones((1, 4, 1), np.float32)
+    gains[:, 0] = 50
+    factor = edit.add_constant(changed, changed.graph, "louder", gains)
+    new = edit.make_node(changed, "Mul", [relu.outputs[0], factor], name="louder")
+    changed.graph.insert_after(relu, new)
+    for node, position in users:
+        node.replace_input_with(position, new.outputs[0])
+    return changed
+
+
+def test_rows_of_zeros_stay_zero(tmp_path: Path) -> None:
+    model, x = block(tmp_path, residual=False), np.zeros((2, 4, WIDTH), np.float32)
+    np.savez(tmp_path / "data.npz", x=samples())
+    listing = list_layers(model, {"N": 8})
+    data = open_data(DataSpec(path=str(tmp_path / "data.npz")), listing.inputs, {"N": 8})
+    context = Context(calibration=data, threads=1)
+    plan = plan_step(listing, Step(settings=QuantizeDynamic()), context)
+    result = find(QuantizeDynamic()).apply(listing, plan, context)
+    assert np.isfinite(run(result, x)).all()
