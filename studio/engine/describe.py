@@ -17,7 +17,7 @@ from studio.engine.layers import LayerNode, Listing, count_numbers, float_weight
 from studio.engine.pruning import zeros
 from studio.engine.quantization import blocks, grids
 from studio.records import steps
-from studio.records.task import ChannelRange, Histogram, LayerDetail
+from studio.records.task import ChannelRange, Histogram, LayerDetail, RankSpectrum
 
 Array = npt.NDArray[Any]
 
@@ -25,6 +25,7 @@ _BINS = 128
 _MAX_VALUES = 4_000_000  # a histogram of more weights than this is one of an even sample
 _MAX_CHANNELS = 4096
 _MAX_GRID = 256
+_MAX_RANKS = 256
 _SAMPLES = 16
 _VALUES_PER_RUN = 65_536
 
@@ -68,6 +69,8 @@ def describe_layer(
         return replace(detail, refused=refused)
     if not np.isfinite(weights).all():
         return replace(detail, refused="its weights hold NaN or infinities")
+    if isinstance(settings, steps.Factorize):
+        return _factorised(detail, listing, name, settings)
     after, grid = _treated(weights, layer, settings)
     if after is None:
         return detail
@@ -76,6 +79,26 @@ def describe_layer(
         grid=tuple(float(g) for g in grid),
         clipped=_clipped(weights, grid),
         sqnr_db=grids.sqnr_db(weights, after),
+    )
+
+
+def _factorised(detail: LayerDetail, listing: Listing, name: str, settings: steps.Factorize) -> LayerDetail:
+    """With the spectrum of the weights, or why there is none."""
+    from studio.engine.techniques.factorize import why_not
+    from studio.engine.techniques.spectra import spectra
+
+    reason = why_not(listing, name)
+    if reason:
+        return replace(detail, refused=reason)
+    layers = {name: listing.nodes[name]}
+    found = spectra(listing, layers, None, Progress(), 0, 0, settings.form)[name]
+    ranks = np.unique(np.linspace(0, len(found.tail) - 1, min(len(found.tail), _MAX_RANKS)).astype(int))
+    lost = found.tail[ranks] / max(float(found.tail[0]), 1e-30)
+    return replace(
+        detail,
+        spectrum=RankSpectrum(
+            ranks=tuple(ranks.tolist()), lost=tuple(lost.tolist()), break_even=found.break_even
+        ),
     )
 
 

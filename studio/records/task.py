@@ -293,6 +293,20 @@ class Histogram(Record, frozen=True, kw_only=True):
     counts: tuple[int, ...]
 
 
+class RankSpectrum(Record, frozen=True, kw_only=True):
+    """What a factorised layer would lose at each rank.
+
+    Attributes:
+        ranks: from 0 to the full one, at most 256 of them.
+        lost: squared error of the weights at each of them, as a share of their squares.
+        break_even: smallest rank that saves nothing.
+    """
+
+    ranks: tuple[int, ...]
+    lost: tuple[float, ...]
+    break_even: int
+
+
 class LayerDetail(AnswerBase, frozen=True, kw_only=True, tag="layer_detail"):
     """What the inspector shows of one layer.
 
@@ -301,6 +315,7 @@ class LayerDetail(AnswerBase, frozen=True, kw_only=True, tag="layer_detail"):
         clipped: share of weights outside the grid's range.
         sqnr_db: of the weights after treatment; None without settings.
         outputs: histogram of the layer's output over the calibration data; None without data.
+        spectrum: where it is to be factorised; None otherwise.
     """
 
     layer: str
@@ -313,6 +328,7 @@ class LayerDetail(AnswerBase, frozen=True, kw_only=True, tag="layer_detail"):
     outputs: Histogram | None = None
     inputs: Histogram | None = None
     refused: str = ""
+    spectrum: RankSpectrum | None = None
 
 
 class DataPreview(AnswerBase, frozen=True, kw_only=True, tag="data_preview"):

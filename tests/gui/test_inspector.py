@@ -15,8 +15,8 @@ from studio.gui.theme import Theme
 from studio.records.measure import DataSpec
 from studio.records.model import Cost, Group, Member
 from studio.records.plan import Action, Plan, Refusal
-from studio.records.steps import QuantizeDynamic, QuantizeStatic, QuantizeWeights, Sparsify, Step
-from studio.records.task import ChannelRange, Histogram, LayerDetail
+from studio.records.steps import Factorize, QuantizeDynamic, QuantizeStatic, QuantizeWeights, Sparsify, Step
+from studio.records.task import ChannelRange, Histogram, LayerDetail, RankSpectrum
 from tests.support.canned import FakeSession, busy_view, plan_of
 
 
@@ -27,10 +27,17 @@ class Session(FakeSession):
         values = Histogram(low=-1, high=1, counts=tuple(range(64)))
         grid = (-1.0, 0.0, 1.0) if settings else ()
         ranges = (ChannelRange(low=-1, high=1),) * 8
+        spectrum = RankSpectrum(ranks=(0, 1, 2, 3), lost=(1.0, 0.4, 0.1, 0.0), break_even=2)
         self.asked.append(("describe", (layer, settings)))
         then(
             LayerDetail(
-                layer=layer, weights=values, channels=ranges, grid=grid, inputs=values, outputs=values
+                layer=layer,
+                weights=values,
+                channels=ranges,
+                grid=grid,
+                inputs=values,
+                outputs=values,
+                spectrum=spectrum if isinstance(settings, Factorize) else None,
             )
         )
 
@@ -198,3 +205,15 @@ def test_selecting_ten_thousand_layers_is_quick_enough_to_test(
     assert "9997 more" in inspector.treatment._names.text()
     choose(inspector.treatment.slots["quantize"], QuantizeWeights)
     assert len(session.view.project.staged) >= 10_000
+
+
+def test_a_layer_to_be_factorised_shows_what_each_rank_loses(
+    inspector: Inspector, selection: Selection, session: Session, qtbot: QtBot
+) -> None:
+    page = inspector.weights
+    assert page._spectrum_section.isHidden()
+    session.set_treatment(("conv1",), "factorize", Factorize())
+    selection.set(("conv1",))
+    qtbot.waitUntil(lambda: not page._spectrum_section.isHidden())
+    assert page._spectrum is not None
+    assert page._spectrum._spectrum.break_even == 2

@@ -12,7 +12,7 @@ from PySide6.QtGui import QColor, QMouseEvent
 from PySide6.QtWidgets import QWidget
 
 from studio.gui.theme import SMALL_PX, Theme
-from studio.records.task import ChannelRange, Histogram
+from studio.records.task import ChannelRange, Histogram, RankSpectrum
 
 TICK_SHARE = 0.06  # height of a grid tick, of the tallest bar
 
@@ -121,6 +121,31 @@ class RangesChart(Chart):
         self.addItem(pg.PlotCurveItem(places, ends, connect="pairs", pen=pen))
         self.addItem(pg.InfiniteLine(0, angle=0, pen=pg.mkPen(self._theme.tokens.line)))
         self.setXRange(-0.5, count - 0.5, padding=0.01)
+
+
+class SpectrumChart(Chart):
+    """What is lost at every rank, and the rank from which on nothing is saved."""
+
+    def __init__(self, theme: Theme, name: str) -> None:
+        self._spectrum: RankSpectrum | None = None
+        super().__init__(theme, name)
+
+    def show_spectrum(self, spectrum: RankSpectrum | None) -> None:
+        """Show errors by rank."""
+        self._spectrum = spectrum
+        self.redraw()
+
+    def redraw(self) -> None:
+        """See Chart."""
+        self.clear()
+        found = self._spectrum
+        if found is None:
+            return
+        tokens = self._theme.tokens
+        ranks, lost = np.asarray(found.ranks, dtype=float), np.asarray(found.lost, dtype=float)
+        self.addItem(pg.PlotCurveItem(ranks, lost, pen=pg.mkPen(tokens.accent, width=2)))
+        pen = pg.mkPen(tokens.caution, style=Qt.PenStyle.DashLine)
+        self.addItem(pg.InfiniteLine(found.break_even, pen=pen))
 
 
 class SensitivityChart(Chart):

@@ -40,12 +40,12 @@ class DetailSource(QObject):
 
     @property
     def settings(self) -> AnySettings | None:
-        """The staged settings that change the weights' grid or zeros, if any."""
+        """The staged settings that change the weights' number, grid or zeros, if any."""
         project = self._session.view.project
         if project is None:
             return None
         treatment = project.treatment_of(self._selection.current)
-        return treatment.of("quantize") or treatment.of("sparsify")
+        return treatment.of("factorize") or treatment.of("quantize") or treatment.of("sparsify")
 
     @property
     def held_up(self) -> bool:

@@ -21,7 +21,7 @@ from studio.records.model import Layer
 from studio.records.task import Histogram, LayerDetail
 
 if TYPE_CHECKING:
-    from studio.gui.inspector.charts import HistogramChart, RangesChart, SensitivityChart
+    from studio.gui.inspector.charts import HistogramChart, RangesChart, SensitivityChart, SpectrumChart
 
 
 def current_layer(session: Session, selection: Selection) -> Layer | None:
@@ -192,9 +192,12 @@ class WeightsPage(Page):
         self._facts = Facts()
         self._ranges_section = Section("Range by channel", theme)
         self._ranges: RangesChart | None = None
+        self._spectrum_section = Section("Lost by rank", theme)
+        self._spectrum: SpectrumChart | None = None
         self.column.addWidget(self._heading)
         self.column.addWidget(self._facts)
         self.column.addWidget(WeightsSection(detail, theme))
+        self.column.addWidget(self._spectrum_section)
         self.column.addWidget(self._ranges_section)
         self.column.addStretch(1)
         detail.changed.connect(self._show)
@@ -206,6 +209,7 @@ class WeightsPage(Page):
         self._heading.setText(layer.name if layer else "No layer selected")
         found = self._detail.detail if layer else None
         self._facts.show_facts(weight_facts(layer, found))
+        self._show_spectrum(found)
         ranges = found.channels if found else ()
         self._ranges_section.setVisible(len(ranges) > 1)
         if len(ranges) > 1:
@@ -217,6 +221,22 @@ class WeightsPage(Page):
                 self._ranges_section.body.addWidget(self._ranges)
             self._ranges_section.set_aside(f"{len(ranges)} channels")
             self._ranges.show_ranges(ranges)
+
+    def _show_spectrum(self, found: LayerDetail | None) -> None:
+        spectrum = found.spectrum if found else None
+        self._spectrum_section.setVisible(spectrum is not None)
+        if spectrum is None:
+            return
+        if self._spectrum is None:
+            from studio.gui.inspector.charts import SpectrumChart
+
+            self._spectrum = SpectrumChart(self._theme, "What is lost at every rank")
+            self._spectrum.setToolTip(
+                "Share of the squared weights that is lost at each rank; dashed: nothing is saved from there on"
+            )
+            self._spectrum_section.body.addWidget(self._spectrum)
+        self._spectrum_section.set_aside(f"saves below rank {spectrum.break_even}")
+        self._spectrum.show_spectrum(spectrum)
 
 
 def weight_facts(layer: Layer | None, found: LayerDetail | None) -> list[tuple[str, str]]:

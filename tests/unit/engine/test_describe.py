@@ -116,3 +116,13 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
 def test_an_unknown_layer_is_an_error(listing: Listing) -> None:
     with pytest.raises(StudioError, match="No layer is called 'nothing'"):
         describe_layer(listing, "nothing")
+
+
+def test_a_factorised_layer_shows_what_each_rank_loses(listing: Listing) -> None:
+    found = describe_layer(listing, "product", steps.Factorize()).spectrum
+    assert found is not None
+    s = np.linalg.svd(models.floats(64, 64), compute_uv=False) ** 2
+    assert found.ranks == tuple(range(65))
+    assert found.lost[0] == 1
+    np.testing.assert_allclose(found.lost, 1 - np.concatenate(([0], np.cumsum(s))) / s.sum(), atol=1e-5)
+    assert found.break_even == 32
