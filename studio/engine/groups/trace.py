@@ -184,7 +184,12 @@ class Trace:
             return None
         axis = self.same(a[left[1]], b[right[1]], node)
         masked = left if constant(node.inputs[left[0]]) is None else right
-        if axis is not None:
+        source = node.inputs[masked[0]]
+        producer = None if source is None else source.producer()
+        ranged = (
+            producer is not None and producer.op_type == "DynamicQuantizeLinear"
+        )  # masks in front of itself
+        if axis is not None and not ranged:
             self.readings.append(Reading(node, masked[0], masked[1], axis))
         return axis
 

@@ -132,7 +132,7 @@ def _tried(train: Moments, test: Moments, w0: Array, b0: Array, *, intercept: bo
     found = [
         test.error(*_solve(train, w0, b0, np.full(len(w0), ridge), intercept=intercept)) for ridge in _RIDGES
     ]
-    return np.nan_to_num(np.array(found), nan=np.inf)
+    return np.asarray(np.nan_to_num(np.array(found), nan=np.inf))
 
 
 def _solve(m: Moments, w0: Array, b0: Array, ridge: Array, *, intercept: bool) -> tuple[Array, Array]:
@@ -158,7 +158,7 @@ def _solved(g: Array, wanted: Array) -> Array:
         factor = cho_factor(g[0], lower=True, check_finite=False)
     except LinAlgError:
         return np.full_like(wanted, np.nan)
-    return np.asarray(cho_solve(factor, wanted[0], check_finite=False))[None]
+    return np.array([cho_solve(factor, wanted[0], check_finite=False)])
 
 
 Rows: TypeAlias = tuple[Array, Array]  # x (1, n, k), y (1, n, r)

@@ -3,9 +3,10 @@
 An equality on constant or saturated outputs would prove nothing. So what is compared lies in front of a last
 sigmoid, softmax or clip, and values without a live spread do not count.
 
-Both sides round differently, and some networks make much of that. Where the difference is larger than rounding
-usually makes it, the oracle is compared with itself under nudges no larger than rounding; only what clearly exceeds
-that noise is a fault, and noise that would hide one makes the check say that it cannot tell.
+Both sides round differently, the more so where the runtime fuses quantized layers, and some networks make much of
+that. Where the difference is larger than rounding usually makes it, both run again as they are written, and the
+oracle is compared with itself under nudges no larger than rounding; only what clearly exceeds that noise is a
+fault, and noise that would hide one makes the check say that it cannot tell.
 """
 
 from __future__ import annotations
@@ -72,15 +73,15 @@ def verify(trace: Trace, gone: Mask, twins: Twins, feed: Mapping[str, Array], th
     """Compare a cut model (before refit) with its oracle on one feed."""
     oracle = masked_twins(trace, gone)
     values = fronts(trace)
-    mine = _Exposed(twins, values).run(feed, threads)
-    exposed = _Exposed(oracle, values)
-    theirs = exposed.run(feed, threads)
-    error, live = _difference(mine, theirs)
+    mine, theirs = _Exposed(twins, values), _Exposed(oracle, values)
+    error, live = _difference(mine.run(feed, threads), theirs.run(feed, threads))
     if error <= _TOLERANCE or not np.isfinite(error):
         return Verified(error, live)
+    plain = theirs.run(feed, threads, "off")
+    error, live = _difference(mine.run(feed, threads, "off"), plain)
     noise = max(
-        _difference(exposed.run(feed, threads, "off"), theirs)[0],
-        _difference(exposed.run(_nudged(feed), threads), theirs)[0],
+        _difference(theirs.run(feed, threads, "basic"), plain)[0],
+        _difference(theirs.run(_nudged(feed), threads, "off"), plain)[0],
     )
     return Verified(error, live, noise)
 

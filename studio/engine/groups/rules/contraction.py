@@ -253,5 +253,11 @@ def _letters(term: str, rank: int) -> list[str]:
 
 @rule("MatMulNBits", domain="com.microsoft")
 def matmul_nbits(t: Trace, node: ir.Node) -> None:
-    """Packed weights: nothing of them can be cut."""
-    unknown(t, node)
+    """Packed weights: nothing of them can be cut. Both sides are still channels of a layer, which cannot go."""
+    why = f"is bound to weights packed in blocks at {where(node)}; prune first, quantize after"
+    t.fix_all(t.get(node, 0), why)
+    dims = t.dims(node.outputs[0])
+    if dims is not None:
+        made = t.atoms.fixed(dims[-1], why)
+        t.put(node.outputs[0], (*(None for _ in dims[:-1]), made))
+        t.role(node, "out", made)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from studio.engine.groups.atoms import Axis
-from studio.engine.groups.trace import Labels, Trace, rule, unknown, where
+from studio.engine.groups.trace import Labels, Reading, Trace, rule, unknown, where
 
 _UNARY = (
     "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Cast", "Ceil", "Celu", "Clip", "Cos",
@@ -104,5 +104,7 @@ def quantize(t: Trace, node: ir.Node) -> None:
 
 @rule("DynamicQuantizeLinear")
 def dynamic_quantize(t: Trace, node: ir.Node) -> None:
-    """The values keep their labels; the range is a scalar over all of them, so a cut may move it a little."""
-    t.put(node.outputs[0], t.get(node, 0) or ())
+    """The values keep their labels; the range is taken over those that are left, so a mask belongs in front."""
+    labels = t.get(node, 0) or ()
+    t.readings.extend(Reading(node, 0, k, axis) for k, axis in enumerate(labels) if axis is not None)
+    t.put(node.outputs[0], labels)
