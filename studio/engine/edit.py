@@ -241,7 +241,7 @@ def owner(node: ir.Node) -> ir.Graph:
 
 def remove_dead(model: Model) -> None:
     """Remove nodes whose outputs nobody uses, unused initializers and functions that nobody calls."""
-    for _path, graph in list(graphs(model)):
+    for _path, graph in reversed(list(graphs(model))):  # bodies first: what they no longer read is free, too
         _remove_dead_nodes(graph)
     for _path, graph in list(graphs(model)):
         for name, value in list(graph.initializers.items()):
@@ -256,11 +256,17 @@ def _remove_dead_nodes(graph: ir.Graph) -> None:
     for node in reversed(list(graph)):
         if any(v.uses() or v.is_graph_output() for v in node.outputs):
             continue
-        for _name, inner in subgraphs(node):  # so that what the bodies read is free, too
-            for body in reversed(list(inner)):
-                for position in range(len(body.inputs)):
-                    body.replace_input_with(position, None)
+        _release_bodies(node)
         graph.remove(node, safe=True)
+
+
+def _release_bodies(node: ir.Node) -> None:
+    """Let go of everything that a node's bodies read."""
+    for _name, inner in subgraphs(node):
+        for body in reversed(list(inner)):
+            _release_bodies(body)
+            for position in range(len(body.inputs)):
+                body.replace_input_with(position, None)
 
 
 def _remove_dead_functions(model: Model) -> None:

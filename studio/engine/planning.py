@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from studio.base.errors import StudioError
 from studio.base.progress import Progress
 from studio.engine.dataset import Dataset, open_for
-from studio.engine.layers import Listing, list_layers
+from studio.engine.layers import Listing, list_layers, with_weights_folded
 from studio.engine.techniques import find
 from studio.engine.techniques.contract import Context, Drafting
 from studio.records import task
@@ -53,6 +53,7 @@ def plan_step(listing: Listing, step: Step, context: Context) -> Plan:
     reasons = {layer.name: layer.untreatable for layer in listing.layers if layer.untreatable}
     if getattr(technique, "treats_stored", False):
         reasons = {}
+    listing, whole = ready(listing, step), listing.cost
     treatable = Step(settings=step.settings, layers=tuple(name for name in names if name not in reasons))
     plan = technique.plan(listing, treatable, context)
     refused = tuple(Refusal(layer=name, reason=reasons[name]) for name in names if name in reasons)
@@ -60,12 +61,22 @@ def plan_step(listing: Listing, step: Step, context: Context) -> Plan:
         step=plan.step,
         actions=plan.actions,
         refusals=refused + plan.refusals,
-        before=plan.before,
-        after=plan.after,
+        before=whole,
+        after=plan.after if plan.actions else whole,
         groups=plan.groups,
         notes=plan.notes,
         questions=plan.questions,
     )
+
+
+def ready(listing: Listing, step: Step) -> Listing:
+    """The model as the step's technique wants it: weights that are computed from constants are stored as computed.
+
+    A technique that treats numbers as they are stored takes them as they are.
+    """
+    if getattr(find(step.settings), "treats_stored", False):
+        return listing
+    return with_weights_folded(listing, resolve_layers(step.layers, listing))
 
 
 def plan_steps(listing: Listing, steps: Sequence[Step], context: Context) -> tuple[Plan, ...]:
@@ -84,6 +95,7 @@ def draft(listing: Listing, plan: Plan, context: Context) -> Listing:
     if not plan.actions:
         return listing
     technique = find(plan.step.settings)
+    listing = ready(listing, plan.step)
     after = (
         technique.draft(listing, plan, context)
         if isinstance(technique, Drafting)
@@ -101,5 +113,6 @@ def open_calibration(spec: DataSpec | None, listing: Listing) -> Dataset | None:
 
 def preview(asked: task.PreviewSteps, progress: Progress, listing: Listing) -> task.Previewed:
     """Answer a `PreviewSteps` on the model in `listing`."""
-    context = Context(progress=progress, calibration=open_calibration(asked.calibration, listing))
+    data = open_calibration(asked.calibration, listing)
+    context = Context(progress=progress, calibration=data, preview=True)
     return task.Previewed(plans=plan_steps(listing, asked.steps, context))

@@ -19,7 +19,7 @@ from studio.engine.cost import constant_cost
 from studio.engine.dataset import Feed
 from studio.engine.graph import Model
 from studio.engine.layers import Listing, list_layers
-from studio.engine.planning import open_calibration, plan_step, resolve_layers
+from studio.engine.planning import open_calibration, plan_step, ready, resolve_layers
 from studio.engine.techniques import find
 from studio.engine.techniques.contract import Context
 from studio.records import task
@@ -59,7 +59,7 @@ def apply_steps(
             raise StudioError(
                 f"{step.settings.title} asks first", plan.questions[0], "On the command line, --yes agrees."
             )
-        model = find(step.settings).apply(listing, plan, here)
+        model = find(step.settings).apply(ready(listing, step), plan, here)
         plans.append(plan)
     return model, tuple(plans)
 

@@ -18,7 +18,7 @@ from studio.engine import graph
 from studio.engine.accuracy import Reference
 from studio.engine.dataset import Dataset, open_for
 from studio.engine.layers import Listing, list_layers
-from studio.engine.planning import plan_step, resolve_layers
+from studio.engine.planning import plan_step, ready, resolve_layers
 from studio.engine.techniques import find
 from studio.engine.techniques.contract import Context
 from studio.records import task
@@ -67,7 +67,7 @@ def _alone(listing: Listing, step: Step, context: Context, reference: Reference)
     if not plan.actions:
         return Sensitivity(layer=name, refused=plan.refusals[0].reason if plan.refusals else "nothing to do")
     try:
-        treated = find(step.settings).apply(listing, plan, context)
+        treated = find(step.settings).apply(ready(listing, step), plan, context)
         error, accuracy = reference.compare(treated, context.progress)
     except StudioError as problem:
         return Sensitivity(layer=name, refused=problem.sentence)

@@ -6,6 +6,7 @@ in initializers, Constant nodes and outer graphs, behind Identity, Cast, Transpo
 
 from studio.engine.layers.find import LayerNode, Listing, list_layers
 from studio.engine.layers.floats import float_weights
+from studio.engine.layers.folding import with_weights_folded
 from studio.engine.layers.inspect import describe, inspect, outline
 from studio.engine.layers.precision import count_numbers
 from studio.engine.layers.preflight import preflight
@@ -20,4 +21,5 @@ __all__ = [
     "list_layers",
     "outline",
     "preflight",
+    "with_weights_folded",
 ]

@@ -55,6 +55,7 @@ class LayerNode:
         between: nodes between the stored weight and the main node, the nearest to the node first.
         perm: axis of the stored weight for every axis that the node sees; None = as stored.
         zero_point: of quantized weights; None without one.
+        foldable: weights are computed from constants, and could be stored as computed (`folding`).
     """
 
     record: Layer
@@ -71,6 +72,7 @@ class LayerNode:
     between: tuple[ir.Node, ...] = ()
     perm: tuple[int, ...] | None = None
     zero_point: ir.Value | None = None
+    foldable: bool = False
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,12 @@ class _Parts:
         return (self.main.value, *(s.value for s in self.others))
 
     @property
+    def foldable(self) -> bool:
+        """Whether some weights are computed from float constants: to be stored as computed where a technique wants them."""
+        sources = (self.main, *self.others)
+        return any(s.computed for s in sources) and not any(s.dequantized for s in sources)
+
+    @property
     def constants(self) -> tuple[ir.Value, ...]:
         """Everything stored that belongs to the layer, each once."""
         sources = (self.main, *self.others, *((self.bias,) if self.bias is not None else ()))
@@ -253,13 +261,13 @@ def _layer(
         operators=tuple(dict.fromkeys(n.op_type for n in parts.nodes)),
         nodes=tuple(dict.fromkeys(node_key(n) for n in parts.nodes)),
         weight=main.value.name or "",
-        weight_shape=_float_shape(node, form, stored),
+        weight_shape=_computed_shape(parts, shapes) or _float_shape(node, form, stored),
         dtype=dtype,
         precision=precision(dtype, _bits(node, form, main, stored), activations, fake=main.fake_quantized),
         cost=cost,
         share=cost.bytes / max(1, total.bytes),
         shared_with=tuple(dict.fromkeys(n for w in parts.weights for n in owners[id(w)] if n != parts.name)),
-        untreatable=_untreatable(main, tensor),
+        untreatable="" if parts.foldable else _untreatable(main, tensor),
         attributes=tuple((name, _words(attr)) for name, attr in node.attributes.items()),
         input_shape=shapes.of(input_of(node, 0 if parts.position else 1)),
         output_shape=shapes.of(node.outputs[0]),
@@ -279,6 +287,7 @@ def _layer(
         between=main.between,
         perm=main.perm,
         zero_point=_zero_point(node, main, parts.around.after),
+        foldable=parts.foldable,
     )
 
 
@@ -327,6 +336,13 @@ def _axes(node: ir.Node, form: Form, position: int, main: Source, rank: int) -> 
         out = None if out is None else main.perm[out]
         into = None if into is None else main.perm[into]
     return out, into
+
+
+def _computed_shape(parts: _Parts, shapes: Shapes) -> tuple[int, ...]:
+    """Of weights that are computed from constants; () for others, and where it is not known."""
+    dims = shapes.of(input_of(parts.node, parts.position)) if parts.main.computed else None
+    sizes = tuple(d for d in dims or () if isinstance(d, int))
+    return sizes if dims is not None and len(sizes) == len(dims) else ()
 
 
 def _float_shape(node: ir.Node, form: Form, stored: tuple[int, ...]) -> tuple[int, ...]:

@@ -235,18 +235,20 @@ def test_names_are_stable_and_unique_whatever_the_file_says(tmp_path: Path) -> N
     assert [x.key for x in found.layers] == ["a", "b", "same"]
 
 
-def test_weights_computed_from_constants_are_listed_and_refused(tmp_path: Path) -> None:
+def test_weights_computed_from_constants_are_listed_and_can_be_folded(tmp_path: Path) -> None:
     nodes = [node("Mul", ["w", "s"], ["scaled"]), node("MatMul", ["x", "scaled"], ["y"])]
     layer = only(listing(tmp_path, nodes, {"w": W, "s": np.array(2.0, np.float32)}))
     assert layer.record.weight == "w"
-    assert "computed in the graph (Mul)" in layer.record.untreatable
+    assert layer.foldable
 
 
-def test_reshaped_weights_are_listed_and_refused(tmp_path: Path) -> None:
+def test_reshaped_weights_are_listed_and_can_be_folded(tmp_path: Path) -> None:
     nodes = [node("Reshape", ["w", "shape"], ["r"]), node("MatMul", ["x", "r"], ["y"])]
     layer = only(listing(tmp_path, nodes, {"w": models.floats(384), "shape": np.array([16, 24])}))
     assert (layer.out_axis, layer.in_axis) == (None, None)
-    assert layer.record.untreatable
+    assert layer.foldable
+    assert not layer.record.untreatable
+    assert layer.record.weight_shape == (16, 24)
 
 
 def test_two_activations_make_no_layer(tmp_path: Path) -> None:
