@@ -152,11 +152,17 @@ def test_many_small_groups_are_rounded_like_one_after_the_other_on_uncorrelated_
 
 
 @CALM
-@given(low=st.floats(-50, 0), high=st.floats(0, 50), factor=st.floats(0.05, 20), shift=st.floats(-10, 10))
+@given(
+    low=st.floats(-50, 0),
+    high=st.floats(0, 50),
+    factor=st.floats(0.05, 20),
+    shift=st.floats(-10, 10),
+    absorbed=st.booleans(),
+)
 def test_a_site_reads_factor_times_what_it_writes_plus_shift(
-    low: float, high: float, factor: float, shift: float
+    low: float, high: float, factor: float, shift: float, absorbed: bool
 ) -> None:
-    site = Site(None, None, factor, shift)  # type: ignore[arg-type]
+    site = Site(None, None, factor, shift, absorbed=absorbed)  # type: ignore[arg-type]
     low, high = min(low, shift), max(high, shift, low + 1e-3)
     grid = site_grid(site, low, high)
     step = grid.dq_scale
@@ -165,7 +171,8 @@ def test_a_site_reads_factor_times_what_it_writes_plus_shift(
     last = np.linspace(low, high, 50)
     first = (last - shift) / factor
     codes = np.clip(np.rint(first / grid.q_scale) + grid.q_zero, 0, 255)
-    assert (np.abs((codes - grid.dq_zero) * step - last) <= 2.01 * step).all()
+    assert (np.abs((codes - grid.dq_zero) * step + grid.rest - last) <= 2.01 * step).all()
+    assert abs(grid.rest) <= step * 0.501
 
 
 @CALM

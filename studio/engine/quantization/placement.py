@@ -8,7 +8,7 @@ whatever only moves values. Scale-keeping nodes get the same grid on both sides,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -17,8 +17,9 @@ from studio.engine.graph import Model, constant
 from studio.engine.quantization.simplify import array, sole_consumer
 
 LAYERS = {"Conv", "MatMul", "Gemm"}
+_BIASED = {"Conv", "Gemm"}
 _JOINS = {"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu"}
-_MOVES = {
+MOVES = {
     "MaxPool",
     "Reshape",
     "Transpose",
@@ -43,6 +44,7 @@ class Site:
         last: what DequantizeLinear stands for: factor · first + shift. Ranges are taken of it.
         factor / shift: scalar arithmetic between the two that the grids on both sides express for free.
         low / high: bounds that an activation function guarantees.
+        absorbed: all readers are layers with biases, which can take in what the grid cannot hold of the shift.
     """
 
     first: ir.Value
@@ -51,6 +53,7 @@ class Site:
     shift: float = 0.0
     low: float = -np.inf
     high: float = np.inf
+    absorbed: bool = False
 
 
 @dataclass
@@ -84,7 +87,8 @@ def place(model: Model, wanted: set[ir.Node]) -> Placement:
             continue  # their kernels write floats as well
         for value in node.outputs:
             site = site_of(value)
-            placed.sites[site.last.name or ""] = site
+            absorbed = all(user in wanted and user.op_type in _BIASED for user, _ in site.last.uses())
+            placed.sites[site.last.name or ""] = replace(site, absorbed=absorbed)
     for node in placed.nodes:
         for value in data_inputs(node):
             if constant(value) is None:
@@ -134,7 +138,7 @@ def _has_kernel(node: ir.Node) -> bool:
         return all(v is not None and v.dtype in {None, ir.DataType.FLOAT} for v in node.inputs) and not any(
             (a := array(v)) is not None and a.dtype != np.float32 for v in node.inputs
         )
-    return node.op_type in _JOINS | _MOVES
+    return node.op_type in _JOINS | MOVES
 
 
 def _through(value: ir.Value) -> ir.Value:
@@ -150,14 +154,14 @@ def site_of(value: ir.Value) -> Site:
     """The site that begins at a node's output."""
     first, low, high = value, -np.inf, np.inf
     producer = value.producer()
-    if producer is not None and producer.op_type not in _MOVES:
+    if producer is not None and producer.op_type not in MOVES:
         after = sole_consumer(value)
         if after is not None and after.op_type in _ACTIVATIONS and after.inputs[0] is value:
             limits = _limits(after)
             if limits is not None:
                 first, (low, high) = after.outputs[0], limits
     last, factor, shift = first, 1.0, 0.0
-    if producer is not None and producer.op_type not in _MOVES:
+    if producer is not None and producer.op_type not in MOVES:
         while (after := sole_consumer(last)) is not None:
             step = _scalar_step(after, last)
             if step is None or factor * step[0] <= 0:
@@ -226,7 +230,7 @@ def _share_grids(placed: Placement) -> None:
     by_first = {site.first: name for name, site in placed.sites.items()}
     placed.grids = {name: name for name in placed.sites}
     for node in placed.nodes:
-        if node.op_type in _MOVES:
+        if node.op_type in MOVES:
             source = data_inputs(node)[0].name or ""
             for output in node.outputs:
                 if output in by_first and source in placed.grids:

@@ -24,31 +24,35 @@ Array: TypeAlias = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class SiteGrid:
-    """The two grids of a site: Q writes q = first / q_scale + q_zero, DQ reads last = (q − dq_zero) · dq_scale."""
+    """The two grids of a site: Q writes q = first / q_scale + q_zero, DQ reads last = (q − dq_zero) · dq_scale + rest.
+
+    `rest` is what the grid cannot hold of a shift; the layers that read the site take it into their biases.
+    """
 
     q_scale: float
     q_zero: int
     dq_scale: float
     dq_zero: int
+    rest: float = 0.0
 
 
 def site_grid(site: Site, low: float, high: float) -> SiteGrid:
     """Grids on which zero is exact behind the site, and its factor and shift are exact between them.
 
-    A shift is a whole number of steps: the step is widened by less than half a step in |shift / step| for it.
+    A shift is a whole number of steps. Where it is not, the readers make up for the rest of it; where they cannot, the
+    step is widened until it is.
     """
     low, high = min(max(low, site.low), 0.0), max(min(high, site.high), 0.0)
     if site.shift:  # first = 0 stands for last = shift, which must be on the grid
         low, high = min(low, site.shift), max(high, site.shift)
     grid = grids.affine(np.asarray(low), np.asarray(high))
     scale, zero = float(grid.scale), int(grid.zero)
-    steps = 0
-    if site.shift:
-        steps = int(np.trunc(site.shift / scale))
-        if steps:
-            scale = abs(site.shift) / abs(steps)
-            zero = int(np.clip(np.rint(-low / scale), 0, 255))
-    return SiteGrid(scale / site.factor, int(np.clip(zero + steps, 0, 255)), scale, zero)
+    steps = int(np.rint(site.shift / scale) if site.absorbed else np.trunc(site.shift / scale))
+    if steps and not site.absorbed:
+        scale = site.shift / steps
+        zero = int(np.clip(np.rint(-low / scale), 0, 255))
+    rest = site.shift - steps * scale if site.absorbed else 0.0
+    return SiteGrid(scale / site.factor, int(np.clip(zero + steps, 0, 255)), scale, zero, rest)
 
 
 def write_sites(

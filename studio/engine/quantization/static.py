@@ -7,7 +7,7 @@ placement, the ranges observed, and `build`, which writes a quantized copy for a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from studio.engine import edit
 from studio.engine.graph import Model, Shapes, constant, copy, node_key
+from studio.engine.quantization import repair
 from studio.engine.quantization import weights as integers
 from studio.engine.quantization.calibrate import Feed, Observed, Watch
 from studio.engine.quantization.placement import LAYERS, Placement, place
@@ -67,6 +68,12 @@ class Workshop:
         left._settle(self.model, self.shapes, set(self.layers) - set(keys), per_channel=self.per_channel)
         return left
 
+    def on(self, model: Model) -> Workshop:
+        """The same layers on a model of the same structure with other numbers."""
+        other = Workshop.__new__(Workshop)
+        other._settle(model, self.shapes, set(self.layers), per_channel=self.per_channel)
+        return other
+
     def watches(self) -> list[Watch]:
         """The sites, as values to be watched."""
         found = []
@@ -88,18 +95,40 @@ class Workshop:
         """The float weights of a layer."""
         return np.asarray(array(self.layers[key].inputs[1]))
 
+    def out_channels(self, key: str) -> int:
+        """How many channels a layer makes."""
+        shape = constant_shape(self.layers[key])
+        return int(shape[out_axis(self.layers[key])])
+
     def bias(self, key: str) -> Array | None:
         """The float bias of a layer."""
         node = self.layers[key]
         return array(node.inputs[2]) if len(node.inputs) > 2 else None
 
-    def _bias(self, choice: Choice, key: str) -> Array | None:
-        """The bias to write: every Conv and Gemm gets one, so that a repair never changes the structure."""
-        if self.layers[key].op_type == "MatMul":
-            return None
+    def spatial(self, key: str) -> tuple[int, ...] | None:
+        """The spatial size of what a convolution reads; None where it is not known."""
+        dims = self.shapes.of(self.source(key))
+        return tuple(int(d) for d in dims[2:]) if dims and all(isinstance(d, int) for d in dims[2:]) else None
+
+    def _bias(self, choice: Choice, key: str, rest: float) -> Array | None:
+        """The bias to write: every Conv and Gemm gets one, so that a repair never changes the structure.
+
+        Args:
+            choice: of numbers.
+            key: of the layer.
+            rest: constant part of all inputs that the grid before the layer leaves out.
+        """
         node = self.layers[key]
+        if node.op_type == "MatMul":
+            return None
         bias = choice.biases.get(key, self.bias(key))
-        return np.zeros(constant_shape(node)[out_axis(node)], np.float32) if bias is None else bias
+        if bias is None:
+            bias = np.zeros(self.out_channels(key), np.float32)
+        if not rest:
+            return bias
+        weight = choice.weights[key].real()
+        inputs = np.full(in_channels(node, weight), rest)
+        return np.asarray(bias + repair.mean_output(node, weight, inputs, self.spatial(key)), np.float32)
 
     def blank(self) -> Choice:
         """A choice of the right structure and no values."""
@@ -117,7 +146,8 @@ class Workshop:
         grids = write_sites(result, placed, choice.ranges)
         for key, weights in choice.weights.items():
             node = by_key[key]
-            write_layer(result, node, weights, self._bias(choice, key), grids[sources[key]].dq_scale)
+            grid = grids[sources[key]]
+            write_layer(result, node, weights, self._bias(choice, key, grid.rest), grid.dq_scale)
             done(result, key)
         edit.remove_dead(result)
         return result
@@ -145,6 +175,28 @@ def constant_shape(node: ir.Node) -> tuple[int, ...]:
     return tuple(int(d) for d in tensor.shape.numpy())
 
 
+def counterpart(value: ir.Value, nodes: Mapping[ir.Node, ir.Node], after: Model) -> ir.Value:
+    """The value of a copy of a model that stands for one of the original.
+
+    Args:
+        value: of the original's main graph.
+        nodes: node of the original -> node of the copy.
+        after: the copy.
+    """
+    producer = value.producer()
+    if producer is None:
+        return next(v for v in after.graph.inputs if v.name == value.name)
+    return nodes[producer].outputs[producer.outputs.index(value)]
+
+
+def in_channels(node: ir.Node, weight: Array) -> int:
+    """How many channels (or columns) a layer reads."""
+    if node.op_type == "Conv":
+        group = node.attributes.get("group")
+        return int(weight.shape[1]) * (1 if group is None else group.as_int())
+    return int(weight.shape[1 - out_axis(node)])
+
+
 def _plain_gemm(node: ir.Node) -> bool:
     attributes = {name: a.value for name, a in node.attributes.items()}
     return (
@@ -159,10 +211,7 @@ def _on_copy(placed: Placement, before: Model, after: Model) -> tuple[Placement,
     nodes = dict(zip(before.graph, after.graph, strict=True))
     values = {v: w for a, b in nodes.items() for v, w in zip(a.outputs, b.outputs, strict=True)}
     values.update(zip(before.graph.inputs, after.graph.inputs, strict=True))
-    sites = {
-        name: type(s)(values[s.first], values[s.last], s.factor, s.shift, s.low, s.high)
-        for name, s in placed.sites.items()
-    }
+    sites = {name: replace(s, first=values[s.first], last=values[s.last]) for name, s in placed.sites.items()}
     moved = Placement([nodes[n] for n in placed.nodes], sites, dict(placed.grids))
     return moved, [nodes[n] for n in before.graph]
 

@@ -12,13 +12,15 @@ from __future__ import annotations
 from typing import cast
 
 from studio.base.errors import StudioError
+from studio.base.progress import Progress
 from studio.engine.dataset import Dataset
 from studio.engine.graph import Model, constant
 from studio.engine.layers import LayerNode, Listing
-from studio.engine.quantization import recipe
+from studio.engine.quantization import grids, recipe
+from studio.engine.quantization.careful import Outcome, careful
 from studio.engine.quantization.placement import LAYERS
 from studio.engine.quantization.promise import promise
-from studio.engine.quantization.static import Workshop, fits
+from studio.engine.quantization.static import Choice, Workshop, fits
 from studio.engine.techniques.contract import Context
 from studio.records.plan import Plan, Refusal
 from studio.records.steps import QuantizeStatic, Settings, Step
@@ -38,8 +40,8 @@ class StaticInt8:
         refusals += [
             Refusal(
                 layer=name,
-                reason=f"8-bit inputs would leave {kept[name]:.0f} dB at its output: kept in float",
-                hint="Its channels differ too much in range for one scale.",
+                reason=f"kept in float: a value beside it, in 8 bits, would alone leave {kept[name]:.0f} dB of the answer",
+                hint="Channels there differ too much in range for one scale; the preset Fast takes it along.",
             )
             for name in kept
         ]
@@ -68,8 +70,12 @@ class StaticInt8:
         names = {listing.nodes[a.layer].record.key: a.layer for a in plan.actions}
         shop = _workshop(listing, plan.step, list(names.values()))
         settings = _settings(plan.step)
-        work = recipe.Work(shop, context.calibration, context.progress.part(0.0, 0.9), context.threads)
-        choice = work.careful(settings) if settings.preset == "careful" else work.fast(settings)
+        progress = context.progress.part(0.0, 0.9)
+        if settings.preset == "careful":
+            found = _outcome(listing, plan.step, list(names.values()), context, progress, search=False)
+            shop, choice = found.shop, found.choice
+        else:
+            choice = recipe.fast(shop, context.calibration, settings, progress, context.threads)
         done = 0
         last = context.progress.part(0.9, 1.0)
 
@@ -77,7 +83,7 @@ class StaticInt8:
             nonlocal done
             done += 1
             last.tick(done / len(names), f"{names[key]}: int8")
-            context.treated(model, names[key], f"{names[key]}: int8, {work.quality(key):.1f} dB")
+            context.treated(model, names[key], f"{names[key]}: int8, {_quality(shop, choice, key):.1f} dB")
 
         return shop.build(choice, tell)
 
@@ -86,17 +92,37 @@ def _settings(step: Step) -> QuantizeStatic:
     return cast("QuantizeStatic", step.settings)
 
 
+def _quality(shop: Workshop, choice: Choice, key: str) -> float:
+    """SQNR in dB of a layer's integer weights."""
+    return grids.sqnr_db(shop.weight(key), choice.weights[key].real())
+
+
 def _kept(listing: Listing, step: Step, names: list[str], context: Context) -> dict[str, float]:
-    """Layers that the careful preset keeps in float, with the dB that they would have; looked for once."""
+    """Layers that the careful preset keeps in float, with the dB that a value beside them would leave."""
     if _settings(step).preset != "careful" or context.calibration is None or len(names) < 2:
         return {}
-    key = ("kept", id(context.calibration), tuple(names))
-    if key not in context.memo:
+    found = _outcome(listing, step, names, context, context.progress, search=True)
+    by_key = {listing.nodes[name].record.key: name for name in names}
+    return {by_key[key]: db for key, db in found.kept.items()}
+
+
+def _outcome(
+    listing: Listing, step: Step, names: list[str], context: Context, progress: Progress, *, search: bool
+) -> Outcome:
+    """Careful numbers, found once: a plan looks for layers to keep in float, and applying it takes what was found."""
+    assert context.calibration is not None
+    settings = _settings(step)
+    key = ("careful", id(context.calibration), settings)
+    if (*key, tuple(names)) not in context.memo:
+        work = None
+        if search:
+            records = [listing.nodes[name].record for name in names]
+            work = {record.key: record.cost.macs or 0 for record in records}
         shop = _workshop(listing, step, names)
-        found = recipe.Work(shop, context.calibration, context.progress, context.threads).kept_in_float()
-        by_key = {listing.nodes[name].record.key: name for name in names}
-        context.memo[key] = {by_key[k]: db for k, db in found.items()}
-    return cast("dict[str, float]", context.memo[key])
+        found = careful(shop, context.calibration, settings, progress, context.threads, work)
+        left = [name for name in names if listing.nodes[name].record.key not in found.kept]
+        context.memo[(*key, tuple(names))] = context.memo[(*key, tuple(left))] = found
+    return cast("Outcome", context.memo[(*key, tuple(names))])
 
 
 def _workshop(listing: Listing, step: Step, names: list[str]) -> Workshop:

@@ -1,0 +1,75 @@
+"""Which layers are better left in float: those around the few values that 8 bits would spoil the answer with.
+
+Noises of sites nearly add up. The noisiest goes first: the layers that make it and read it are left in float, so that it
+is no site any more; until what is left is little, or too much of the work would be done in float.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from studio.engine.graph import constant, node_key
+from studio.engine.quantization.static import Workshop
+from studio.engine.quantization.survey import Finding
+
+# Noise (share of the outputs' power) that makes one look for islands, and that one is content with.
+_TOO_MUCH, _LITTLE = 10**-2.1, 10**-2.3
+# Share of the multiplications that may be left in float.
+_WORK = 0.35
+# Sites that make less than this share of the noise are not worth an island.
+_WORTH = 0.01
+
+
+def find_islands(
+    shop: Workshop, findings: Mapping[str, Finding], work: Mapping[str, int]
+) -> dict[str, float]:
+    """Layers to leave in float, with the SQNR in dB that their noisiest value would leave by itself; none, mostly.
+
+    Args:
+        shop: with all layers on integers.
+        findings: by site.
+        work: multiplications by layer.
+    """
+    total = max(1, sum(work[key] for key in shop.layers))
+    kept: dict[str, float] = {}
+    left = _left(shop, findings)
+    if left < _TOO_MUCH:
+        return {}
+    for name in sorted(findings, key=lambda name: -findings[name].noise):
+        noise = findings[name].noise
+        if left < _LITTLE or noise < _WORTH * left:
+            break
+        around = {key for key in _around(shop, name) if key not in kept}
+        if not around or sum(work[key] for key in {*kept, *around}) > _WORK * total:
+            continue
+        rest = _left(shop.without({*kept, *around}), findings)
+        if rest < left:
+            kept.update(dict.fromkeys(around, float(-10 * np.log10(noise))))
+            left = rest
+    return kept
+
+
+def _left(shop: Workshop, findings: Mapping[str, Finding]) -> float:
+    """The noise of all sites that are still there."""
+    return sum(findings[name].noise for name in shop.placed.sites if name in findings)
+
+
+def _around(shop: Workshop, name: str) -> set[str]:
+    """The layers that make a site and those that read it."""
+    value = shop.placed.sites[name].last
+    found = {node_key(user) for user, _ in value.uses()} & shop.layers.keys()
+    waiting, seen = [value], set[ir.Value]()
+    while waiting:
+        value = waiting.pop()
+        producer = value.producer()
+        if producer is None or value in seen or constant(value) is not None:
+            continue
+        seen.add(value)
+        if node_key(producer) in shop.layers:
+            found.add(node_key(producer))
+        else:
+            waiting.extend(v for v in producer.inputs if v is not None)
+    return found
