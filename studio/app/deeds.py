@@ -39,6 +39,7 @@ from studio.records.task import (
     Trained,
     Treated,
 )
+from studio.records.verdict import slowdown
 
 
 def count(n: int, noun: str) -> str:
@@ -222,6 +223,9 @@ def measure(desk: Desk, version_ids: Iterable[int], *, background: bool = False)
     def done(found: tuple[Measurement, ...]) -> None:
         for version, measurement in zip(versions, found, strict=True):
             desk.learn(version.id, measurement=measurement)
+            settings = [step.settings for step in project.recipe_of(version).steps]
+            if slow := slowdown(measurement.latency, settings):
+                board.say(f"{version.name}: {slow}", "caution")
         board.end_job(job, "done", "Measured")
 
     def work(run: Run) -> tuple[Measurement, ...]:

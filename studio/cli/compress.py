@@ -23,6 +23,7 @@ from studio.records.model import ModelInfo
 from studio.records.plan import Plan
 from studio.records.steps import Recipe, Step
 from studio.records.task import Applied, Apply, CheckExport, ExportChecked
+from studio.records.verdict import slowdown
 
 
 @dataclass(frozen=True)
@@ -216,6 +217,7 @@ def _json(outcome: Outcome) -> dict[str, Any]:
         "plans": plans,
         "refusals": _refusals(plans),
         "notes": outcome.applied.notes,
+        "cautions": _cautions(outcome),
         "check": outcome.check,
         "measurements": [
             {"model": name, "measurement": m} for name, m in zip(names, outcome.measurements, strict=False)
@@ -255,6 +257,8 @@ def _print(terminal: Terminal, outcome: Outcome) -> None:
     if outcome.measurements:
         names = (outcome.order.model.name, outcome.order.output.name)
         print_measurements(terminal, names, outcome.measurements)
+        for caution in _cautions(outcome):
+            terminal.line(f"caution: {caution}")
     else:
         before, after = outcome.before.file_bytes, outcome.after.file_bytes
         change = units.change(before, after)
@@ -265,13 +269,20 @@ def _print(terminal: Terminal, outcome: Outcome) -> None:
     terminal.line(f"  {outcome.command}")
 
 
+def _cautions(outcome: Outcome) -> tuple[str, ...]:
+    """What the measurement says against the result."""
+    latency = outcome.measurements[1].latency if len(outcome.measurements) > 1 else None
+    words = slowdown(latency, [step.settings for step in outcome.recipe.steps])
+    return (words,) if words else ()
+
+
 def _report(outcome: Outcome) -> Report:
     return Report(
         title=outcome.order.output.name,
         before=outcome.before,
         after=outcome.after,
         plans=outcome.applied.plans,
-        notes=(*outcome.applied.notes, *outcome.check.words),
+        notes=(*outcome.applied.notes, *outcome.check.words, *_cautions(outcome)),
         baseline=outcome.measurements[0] if outcome.measurements else None,
         measurement=outcome.measurements[1] if len(outcome.measurements) > 1 else None,
         recipe=recipes.to_yaml(outcome.recipe),

@@ -10,6 +10,7 @@ from studio.cli.options import data, input_sizes
 from studio.cli.terminal import Terminal
 from studio.records.measure import DataSpec, Latency, Measurement, OutputError
 from studio.records.task import InputSizes, Measure, Measurements
+from studio.records.verdict import slowdown
 
 
 def measure(
@@ -22,7 +23,9 @@ def measure(
             rows = [{"model": str(path), "measurement": m} for path, m in zip(models, found, strict=True)]
             terminal.json({"baseline": str(models[0]), "measurements": rows})
         else:
-            print_measurements(terminal, [path.name for path in models], found)
+            names = [path.name for path in models]
+            print_measurements(terminal, names, found)
+            print_slow(terminal, names, found)
 
 
 def measured(
@@ -51,6 +54,13 @@ def print_measurements(terminal: Terminal, names: Sequence[str], found: Sequence
     shown = [row for row in rows if any(row[1:])]
     terminal.table(("measured", *names), shown, left=1 + len(names), wrap=True)
     terminal.line(conditions(found))
+
+
+def print_slow(terminal: Terminal, names: Sequence[str], found: Sequence[Measurement]) -> None:
+    """A line for every model that is slower than the first."""
+    for name, measurement in zip(names, found, strict=True):
+        if words := slowdown(measurement.latency):
+            terminal.line(f"caution: {name}: {words}")
 
 
 def _figures(base: Measurement, m: Measurement) -> dict[str, str]:

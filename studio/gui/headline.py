@@ -15,6 +15,7 @@ from studio.base import units
 from studio.gui.selection import Selection
 from studio.gui.theme import FIGURE_PX, Theme
 from studio.gui.widgets import Elided, label, watch
+from studio.records.verdict import slowdown
 
 NARROWEST = 120  # of a cell, in pixels
 
@@ -118,6 +119,8 @@ def _latency(view: View, original: Version | None, current: Version | None) -> F
             faster = latency.ratio >= 1
             delta = f"{latency.ratio:.2f}× {'faster' if faster else 'as fast'}"
             better = faster
+            if slow := slowdown(latency, [plan.step.settings for plan in current.plans]):
+                detail += f"\n{slow}"
     source = "measured" if now is not None else ("not measured yet" if current else "")
     after = view.predicted_ms
     if after is not None and first is not None and view.forecast is not None:

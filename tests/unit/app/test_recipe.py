@@ -83,7 +83,7 @@ def test_the_short_form_stands_in_a_file_too() -> None:
         ("nonsense", "There is no technique called 'nonsense'"),
         ("fp16:keep", "not of the form key=value"),
         ("fp16:colour=red", "It has: keep_io, keep"),
-        ("quantize_weights:bits=3", "bits must be one of 4, 8"),
+        ("quantize_weights:bits=5", "bits must be one of 2, 3, 4, 8"),
         ("sparsify:ratio=1.5", "ratio must be below 1"),
         ("sparsify:ratio=-1", "ratio must be at least 0"),
         ("sparsify:ratio=much", "ratio must be a number"),

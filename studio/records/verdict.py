@@ -1,0 +1,60 @@
+"""What a measurement means for the one who asked: a result that is slower than the original is said to be so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from studio.records.measure import Latency
+from studio.records.steps import (
+    AnySettings,
+    Fp16,
+    QuantizeDynamic,
+    QuantizeStatic,
+    QuantizeWeights,
+    Sparsify,
+)
+
+# Two sessions of one file differ by about so much.
+_ALIKE = 0.03
+
+
+def slowdown(latency: Latency | None, settings: Sequence[AnySettings] = ()) -> str:
+    """A sentence that a version runs slower than the original, and what to choose instead; '' where it does not.
+
+    Args:
+        latency: measured against the original.
+        settings: of the steps that made the version.
+    """
+    if latency is None or latency.ratio is None or latency.ratio > 1 - _ALIKE:
+        return ""
+    if latency.ratio_high is not None and latency.ratio_high >= 1:
+        return ""
+    advice = next((words for s in reversed(settings) if (words := _advice(s))), "")
+    doubt = " The machine was busy: measure again before deciding." if latency.busy else ""
+    said = f"It runs slower than the original here: {latency.ratio:.2f}× its speed."
+    return f"{said}{' ' if advice else ''}{advice}{doubt}"
+
+
+def _advice(settings: AnySettings) -> str:
+    match settings:
+        case QuantizeWeights(bits=3):
+            return "Three-bit weights save space alone; INT8 (dynamic or static) is what gets faster."
+        case QuantizeWeights():
+            return (
+                "Weights alone save space and memory traffic, which pays in large models; for speed take INT8: dynamic "
+                "for matrix products, static for convolutions."
+            )
+        case Fp16():
+            return "Processors compute half precision no faster; INT8 (static or dynamic) usually is."
+        case QuantizeDynamic(convolutions=True):
+            return "Dynamic convolutions are slow: leave them out, or take static INT8."
+        case QuantizeDynamic():
+            return "Static INT8 has no ranges to find at every run; layers that gain nothing can be left in float."
+        case QuantizeStatic():
+            return (
+                "Small layers between conversions gain nothing: treat only the large ones, or prune channels."
+            )
+        case Sparsify():
+            return "Zeros give no speed in onnxruntime; pruning channels does."
+        case _:
+            return ""
