@@ -33,12 +33,12 @@ class Shapes:
     """Shapes and types of one model's values, by the value itself or by its name.
 
     A name finds the value of the main graph, or the first of that name in a subgraph; so the shapes
-    of a model also serve for its copies.
+    of a model also serve for its copies, whose new values are added by name.
     """
 
     dims: Mapping[ir.Value, Dims] = field(default_factory=dict)
     types: Mapping[ir.Value, str] = field(default_factory=dict)
-    dims_by_name: Mapping[str, Dims] = field(default_factory=dict)
+    dims_by_name: dict[str, Dims] = field(default_factory=dict)
     types_by_name: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, value: ir.Value | str | None) -> Dims | None:

@@ -69,7 +69,19 @@ def simplify(model: Model, opset: int = 13, shapes: Shapes | None = None) -> Mod
         if node.op_type == "Add":
             _affine_into_conv(result, node)
     edit.remove_dead(result)
+    if shapes is not None:
+        _learn_shapes(result, shapes)
     return result
+
+
+def _learn_shapes(model: Model, shapes: Shapes) -> None:
+    """Values that expanding has made are shaped as what they are made of."""
+    for node in model.graph:
+        made = node.outputs[0]
+        if node.op_type in {"Add", "Clip", "Mul"} and made.name and shapes.of(made) is None:
+            known = [dims for v in node.inputs if v is not None and (dims := shapes.of(v)) is not None]
+            if known:
+                shapes.dims_by_name[made.name] = max(known, key=len)
 
 
 def tidy(model: Model, keep: Collection[str] = ()) -> Model:

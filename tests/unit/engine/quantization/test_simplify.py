@@ -6,7 +6,8 @@ from collections import Counter
 
 import numpy as np
 import onnx_ir as ir
-from onnx import TensorProto
+from onnx import TensorProto, helper
+from support import models
 from support.nets import Net
 
 from studio.engine import execute
@@ -94,3 +95,16 @@ def test_what_depends_on_constants_alone_is_computed_once() -> None:
     simple = simplify(model)
     assert _operators(simple) == {"Reshape": 1}
     _same(model, simple, FEED)
+
+
+def test_values_made_by_expanding_have_the_shape_of_what_they_are_made_of() -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], name="product"),
+        helper.make_node("HardSwish", ["h"], ["y"], name="gate"),
+    ]
+    net = models.model(nodes, {"x": (TensorProto.FLOAT, [2, 8])}, ["y"], {"w": models.floats(8, 4)})
+    model = Model(ir.from_proto(net))
+    shapes = infer_shapes(model, {})
+    simple = simplify(model, 13, shapes)
+    assert {node.op_type for node in simple.graph} >= {"Add", "Clip", "Mul"}
+    assert {shapes.of(node.outputs[0]) for node in simple.graph} == {(2, 4)}
