@@ -235,7 +235,7 @@ def test_an_interrupted_compress_leaves_nothing(
     [
         (["--step", "quantise"], "Choose one of: fp16"),
         (["--step", "fp16:bits=4"], "It has: keep_io"),
-        (["--step", "quantize_weights:bits=5"], "bits must be one of 4, 8"),
+        (["--step", "quantize_weights:bits=5"], "bits must be one of 2, 3, 4, 8"),
         (["--step", "sparsify:ratio=2"], "ratio must be below 1"),
         (["--step", "fp16", "--layers", "nothing*"], "No layer is called 'nothing*'"),
         (["--step", "fp16", "--recipe", "r.yaml"], "Both steps and a recipe"),
