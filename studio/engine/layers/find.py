@@ -189,12 +189,6 @@ class _Parts:
         return (self.main.value, *(s.value for s in self.others))
 
     @property
-    def foldable(self) -> bool:
-        """Whether some weights are computed from float constants: to be stored as computed where a technique wants them."""
-        sources = (self.main, *self.others)
-        return any(s.computed for s in sources) and not any(s.dequantized for s in sources)
-
-    @property
     def constants(self) -> tuple[ir.Value, ...]:
         """Everything stored that belongs to the layer, each once."""
         sources = (self.main, *self.others, *((self.bias,) if self.bias is not None else ()))
@@ -253,6 +247,7 @@ def _layer(
     cost = constant_cost(v for v in constants if id(v) not in charged)
     cost += Cost(macs=macs(node, shapes), activation_bytes=activation_bytes(node, shapes))
     charged.update(id(v) for v in constants)
+    foldable = _foldable(parts, shapes)
     activations: Activations = form.activations if form.activations != "float" else parts.around.activations
     record = Layer(
         name=parts.name,
@@ -267,7 +262,7 @@ def _layer(
         cost=cost,
         share=cost.bytes / max(1, total.bytes),
         shared_with=tuple(dict.fromkeys(n for w in parts.weights for n in owners[id(w)] if n != parts.name)),
-        untreatable="" if parts.foldable else _untreatable(main, tensor),
+        untreatable="" if foldable else _untreatable(main, tensor),
         attributes=tuple((name, _words(attr)) for name, attr in node.attributes.items()),
         input_shape=shapes.of(input_of(node, 0 if parts.position else 1)),
         output_shape=shapes.of(node.outputs[0]),
@@ -287,7 +282,7 @@ def _layer(
         between=main.between,
         perm=main.perm,
         zero_point=_zero_point(node, main, parts.around.after),
-        foldable=parts.foldable,
+        foldable=foldable,
     )
 
 
@@ -336,6 +331,21 @@ def _axes(node: ir.Node, form: Form, position: int, main: Source, rank: int) -> 
         out = None if out is None else main.perm[out]
         into = None if into is None else main.perm[into]
     return out, into
+
+
+def _foldable(parts: _Parts, shapes: Shapes) -> bool:
+    """Whether some weights are computed from float constants, and would take no more room as computed."""
+    sources = {p: source(input_of(parts.node, p)) for p in (parts.position, *parts.form.weights[1:])}
+    computed = {p: s for p, s in sources.items() if s is not None and s.computed}
+    if not computed or any(s is not None and s.dequantized for s in sources.values()):
+        return False
+    for position, made in computed.items():
+        dims = shapes.of(input_of(parts.node, position))
+        if dims is None or not all(isinstance(d, int) for d in dims):
+            return False
+        if math.prod(d for d in dims if isinstance(d, int)) > made.numbers:
+            return False
+    return True
 
 
 def _computed_shape(parts: _Parts, shapes: Shapes) -> tuple[int, ...]:

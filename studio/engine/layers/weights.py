@@ -25,6 +25,7 @@ class Source:
         parts: scales and zero points on the way.
         perm: axis of the stored weight for every axis that the node sees; None = as stored.
         computed: operator that makes the weights from constants in a way that no technique follows; ''.
+        numbers: how many the constants hold that computed weights are made of.
     """
 
     value: ir.Value
@@ -32,6 +33,7 @@ class Source:
     parts: tuple[ir.Value, ...] = ()
     perm: tuple[int, ...] | None = None
     computed: str = ""
+    numbers: int = 0
 
     @property
     def dequantized(self) -> bool:
@@ -54,7 +56,7 @@ def source(value: ir.Value | None) -> Source | None:
         if value.is_initializer() or is_constant_node(value.producer()):
             if constant(value) is None:
                 return None
-            return Source(value, tuple(between), tuple(parts), perm, computed)
+            return Source(value, tuple(between), tuple(parts), perm, computed, _size(value))
         node = value.producer()
         if node is None or not node.inputs:
             return None
@@ -104,7 +106,8 @@ def _computed(
         waiting.extend(v for v in inputs if v not in seen)
         seen.update(inputs)
     largest = max(leaves, key=_size)
-    return Source(largest, (*between, node), tuple(parts), None, node.op_type)
+    numbers = sum(map(_size, leaves))
+    return Source(largest, (*between, node), tuple(parts), None, node.op_type, numbers)
 
 
 def _size(value: ir.Value) -> int:
