@@ -27,9 +27,10 @@ _SPARSE = 0.1  # share of zeros from which on they are a pattern that must stay
 _OBSERVED = 512  # samples that give the normalisations their first statistics
 _FEATURES = 6
 _FEW_SAMPLES = 4000  # with fewer, new ones are blended from old ones
-_BROKEN = 0.1  # share of wrong answers from which on normalisations help
+_BROKEN = 0.1  # share of wrong answers from which on normalisations help where samples are few
+_DENTED = 0.02  # and where they are many
 _HURT = 0.03  # share of wrong answers from which on a model is trained at full speed
-_NORMED = 2.0  # times the speed: normalisations bear it
+_NORMED = 3.0  # times the speed: normalisations bear it
 _GENTLEST = 0.1  # of the full speed, for a model that is nearly right
 
 
@@ -117,7 +118,8 @@ def teach(module: GraphModule, lesson: Lesson, hooks: Hooks, features: tuple[str
     if teacher is not None:
         variety = _variety(teacher, samples, objective, lesson)
     damage = _damage(module, teacher, samples, objective)
-    norms = _normed(module, samples) if lesson.norms and damage > _BROKEN else None
+    broken = _BROKEN if samples.count < _FEW_SAMPLES else _DENTED
+    norms = _normed(module, samples) if lesson.norms and damage > broken else None
     usual = _usual_rate(module.model) * (1.0 if norms is None else _NORMED)
     rate = lesson.rate or usual * min(1.0, max(_GENTLEST, damage / _HURT))
     course = replace(lesson.course, rate=rate)
