@@ -6,6 +6,9 @@ the layers that read them making up for it, and compares the outputs. What makes
 of the samples and judged on the other: late layers would learn a few images by heart and seem to need no
 channels. Between the probes the noise at the output follows the error at the readers; behind the last it
 grows with its square, since nobody looked.
+
+Noise of a distribution is its KL divergence, which asks only of classes that are in question; of other outputs
+it is the squared error relative to their power.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import numpy as np
 import onnx_ir as ir
 
 from studio.base.progress import Progress
+from studio.engine.accuracy import Fidelity, final_operator, kind_of
 from studio.engine.edit import set_constant
 from studio.engine.execute import run, session
 from studio.engine.graph import Model, constant, copy
@@ -53,7 +57,7 @@ def heard(
             twins = Twins(trace.model)
             for reader in readers[name]:
                 _make_up(reader, order.channels[:count], order.damping, twins)
-            noise = _noise(reference, _outputs(trace, twins, feeds, threads))
+            noise = _noise(trace.model, reference, _outputs(trace, twins, feeds, threads))
             marks.append((float(order.error[count]), max(noise, marks[-1][1])))
         found[name] = Order(order.channels, _curve(order.error, marks), order.damping)
     return found
@@ -116,13 +120,21 @@ def _outputs(
     return [run(sess, feed, names) for feed in feeds]
 
 
-def _noise(reference: list[list[Array]], found: list[list[Array]]) -> float:
-    """Mean over outputs of Σ(y − y₀)² / Σ(y₀ − ȳ₀)²."""
+def _noise(model: Model, reference: list[list[Array]], found: list[list[Array]]) -> float:
+    """KL of output 0 where that is a distribution, else the mean over outputs of Σ(y − y₀)² / Σ(y₀ − ȳ₀)²."""
+    kind = kind_of(reference[0][0], None, final_operator(model))
+    if kind != "plain":
+        fidelity = Fidelity(kind)
+        for before, after in zip(reference, found, strict=True):
+            fidelity.add(before[:1], after[:1], max(1, len(before[0])))
+        divergence = fidelity.result().kl
+        if divergence is not None:
+            return max(divergence, 0.0)
     shares = []
     for column in range(len(reference[0])):
-        before = np.concatenate([row[column].reshape(-1) for row in reference]).astype(np.float64)
-        after = np.concatenate([row[column].reshape(-1) for row in found]).astype(np.float64)
-        power = float(np.square(before - before.mean()).sum())
+        y0 = np.concatenate([row[column].reshape(-1) for row in reference]).astype(np.float64)
+        y = np.concatenate([row[column].reshape(-1) for row in found]).astype(np.float64)
+        power = float(np.square(y0 - y0.mean()).sum())
         if power > 0 and np.isfinite(power):
-            shares.append(float(np.square(after - before).sum()) / power)
+            shares.append(float(np.square(y - y0).sum()) / power)
     return float(np.mean(shares)) if shares else 0.0
