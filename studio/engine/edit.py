@@ -27,15 +27,18 @@ _AXES_AS_INPUT = {
 
 def fresh_name(model: Model, base: str) -> str:
     """A name that no value and no node of the model has: `base`, `base_1`, and so on."""
-    taken: set[str] | None = model.ir.meta.get(_NAMES)
-    if taken is None:
-        taken = _all_names(model)
-        model.ir.meta[_NAMES] = taken
-    name, number = base, 0
+    known: tuple[set[str], dict[str, int]] | None = model.ir.meta.get(_NAMES)
+    if known is None:
+        known = _all_names(model), {}
+        model.ir.meta[_NAMES] = known
+    taken, last = known
+    number = last.get(base, 0)
+    name = f"{base}_{number}" if number else base
     while name in taken:
         number += 1
         name = f"{base}_{number}"
     taken.add(name)
+    last[base] = number
     return name
 
 
@@ -52,7 +55,7 @@ def _all_names(model: Model) -> set[str]:
 
 def as_tensor(data: np.ndarray[Any, Any] | ir.TensorProtocol, name: str | None = None) -> ir.TensorProtocol:
     """Numbers as a tensor; a tensor stays as it is."""
-    return ir.tensor(data, name=name) if isinstance(data, np.ndarray) else data
+    return ir.Tensor(data, name=name) if isinstance(data, np.ndarray) else data
 
 
 def set_constant(value: ir.Value, data: np.ndarray[Any, Any] | ir.TensorProtocol) -> None:

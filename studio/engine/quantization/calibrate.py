@@ -26,6 +26,8 @@ Calibrator: TypeAlias = Literal["minmax", "percentile", "mse", "entropy"]
 _SAMPLE = 4096  # values taken per tensor and feed
 _KEPT = 32_768  # values kept per tensor over all feeds, at least; at most twice as many
 _BINS = 2048
+# Ranges have settled when so many runs have widened them by less than this share on average.
+_SETTLED, _STEADY_RUNS, _FEWEST_RUNS = 0.01, 8, 16
 _IMAGE_OPERATORS = {
     "Conv",
     "ConvTranspose",
@@ -107,6 +109,7 @@ def observe(
     total: int = 0,
     threads: int = 0,
     samples: bool = False,
+    settle: bool = False,
 ) -> dict[str, Observed]:
     """Run the model over the feeds and watch values of its main graph.
 
@@ -118,6 +121,7 @@ def observe(
         total: how many feeds there are; 0 = not known.
         threads: of the runtime; 0 = its choice.
         samples: take samples of values too (slower), as every calibrator but minmax needs them.
+        settle: stop when ranges have settled.
 
     Raises:
         StudioError: no feed at all, or a value is NaN or infinite.
@@ -126,7 +130,7 @@ def observe(
     watched, results = _instrumented(model, watches, samples=samples)
     sess = execute.session(watched, threads=threads)
     names = [name for group in results for name in group if name]
-    seen = 0
+    seen, steady, before = 0, 0, np.inf
     for seen, feed in enumerate(feeds, 1):
         if progress is not None:
             progress.tick((seen - 1) / total if total else 0.0, f"Calibrating, run {seen}")
@@ -145,6 +149,13 @@ def observe(
                     "Check the data's preprocessing, or keep the layers there in float.",
                 )
             found[watch.name].add(low, high, mean, sample)
+        reach = sum(np.log(max(o.high, 0.0) - min(o.low, 0.0) + 1e-30) for o in found.values()) / max(
+            1, len(found)
+        )
+        steady = steady + 1 if reach - before < _SETTLED else 0
+        before = reach
+        if settle and steady >= _STEADY_RUNS and seen >= _FEWEST_RUNS:
+            break
     if not seen:
         raise StudioError(
             "The calibration data hold no sample",
@@ -219,7 +230,7 @@ def choose_range(seen: Observed, calibrator: Calibrator, percentile: float = 99.
     Source: Jacob et al. 2018 (minmax); Migacz 2017, GTC (entropy); Banner et al. 2019 (mse).
     """
     low, high = min(seen.low, 0.0), max(seen.high, 0.0)
-    if calibrator == "minmax" or low == high:
+    if calibrator == "minmax" or high - low < _BINS * 1e-30:
         return low, high
     sample = seen.sample
     if calibrator == "percentile":
@@ -231,7 +242,7 @@ def choose_range(seen: Observed, calibrator: Calibrator, percentile: float = 99.
     centres = (edges[:-1] + edges[1:]) / 2
     loss = _squared if calibrator == "mse" else _divergence
     best, best_loss = (low, high), loss(counts, centres, low, high)
-    for share in np.linspace(0.98, 0.3, 35):
+    for share in np.linspace(0.96, 0.3, 18):
         for candidate in {(low * share, high * share), (low, high * share), (low * share, high)}:
             new = loss(counts, centres, *candidate)
             if new < best_loss:

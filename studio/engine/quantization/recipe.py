@@ -24,11 +24,11 @@ from studio.records.steps import QuantizeStatic
 Array: TypeAlias = npt.NDArray[Any]
 
 # Samples that candidates are compared on.
-_GLANCED = 8
+_GLANCED = 6
 # Calibrators that are compared.
 _QUICK: tuple[Calibrator, ...] = ("minmax", "mse")
 # Samples a run: onnxruntime holds all activations that statistics are taken of until its end.
-_BATCH = 4
+_BATCH = 1
 
 
 def fast(shop: Workshop, data: Dataset, settings: QuantizeStatic, progress: Progress, threads: int) -> Choice:
@@ -42,7 +42,7 @@ def fast(shop: Workshop, data: Dataset, settings: QuantizeStatic, progress: Prog
         threads: of the runtime.
     """
     kinds = _QUICK if settings.calibrator == "auto" else (settings.calibrator,)
-    seen = observed(shop, data, progress.part(0.0, 0.7), threads, samples=kinds != ("minmax",))
+    seen = observed(shop, data, progress.part(0.0, 0.7), threads, samples=kinds != ("minmax",), settle=True)
     weights = rounded(shop, 7 if settings.reduce_range else 8)
     biases = corrected(shop, weights, seen)
     judge = Judge(shop.model, data.take(_GLANCED).feeds(_BATCH), threads)
@@ -59,9 +59,9 @@ def fast(shop: Workshop, data: Dataset, settings: QuantizeStatic, progress: Prog
 
 
 def observed(
-    shop: Workshop, data: Dataset, progress: Progress, threads: int, *, samples: bool
+    shop: Workshop, data: Dataset, progress: Progress, threads: int, *, samples: bool, settle: bool = False
 ) -> dict[str, Observed]:
-    """What the sites hold over all calibration data."""
+    """What the sites hold over the calibration data; `settle`: as many of them as ranges take to settle."""
     return observe(
         shop.model,
         shop.watches(),
@@ -70,6 +70,7 @@ def observed(
         total=data.runs(_BATCH),
         threads=threads,
         samples=samples,
+        settle=settle,
     )
 
 

@@ -48,15 +48,14 @@ class StaticInt8:
         chosen = [name for name in chosen if name not in kept]
         if not chosen:
             return promise(listing, step, None, {}, refusals)
-        shop = _workshop(listing, step, chosen)
+        shop = _workshop(listing, step, chosen, context)
         what = "int8 weights per channel" if _settings(step).per_channel else "int8 weights"
         words = dict.fromkeys(chosen, f"{what}, uint8 activations")
         return promise(listing, step, shop.build(shop.blank()), words, refusals, _notes(listing, context))
 
     def draft(self, listing: Listing, plan: Plan, context: Context) -> Model:
         """See `Drafting.draft`."""
-        del context
-        shop = _workshop(listing, plan.step, [a.layer for a in plan.actions])
+        shop = _workshop(listing, plan.step, [a.layer for a in plan.actions], context)
         return shop.build(shop.blank())
 
     def apply(self, listing: Listing, plan: Plan, context: Context) -> Model:
@@ -68,7 +67,7 @@ class StaticInt8:
                 "Give a few dozen unlabelled samples, or choose dynamic int8, which needs none.",
             )
         names = {listing.nodes[a.layer].record.key: a.layer for a in plan.actions}
-        shop = _workshop(listing, plan.step, list(names.values()))
+        shop = _workshop(listing, plan.step, list(names.values()), context)
         settings = _settings(plan.step)
         progress = context.progress.part(0.0, 0.9)
         if settings.preset == "careful":
@@ -118,16 +117,21 @@ def _outcome(
         if search:
             records = [listing.nodes[name].record for name in names]
             work = {record.key: record.cost.macs or 0 for record in records}
-        shop = _workshop(listing, step, names)
+        shop = _workshop(listing, step, names, context)
         found = careful(shop, context.calibration, settings, progress, context.threads, work)
         left = [name for name in names if listing.nodes[name].record.key not in found.kept]
         context.memo[(*key, tuple(names))] = context.memo[(*key, tuple(left))] = found
     return cast("Outcome", context.memo[(*key, tuple(names))])
 
 
-def _workshop(listing: Listing, step: Step, names: list[str]) -> Workshop:
-    keys = [listing.nodes[name].record.key for name in names]
-    return Workshop(listing.model, listing.shapes, keys, per_channel=_settings(step).per_channel)
+def _workshop(listing: Listing, step: Step, names: list[str], context: Context) -> Workshop:
+    """The simplified model, made once for planning and applying."""
+    per_channel = _settings(step).per_channel
+    key = ("workshop", tuple(names), per_channel)
+    if key not in context.memo:
+        keys = [listing.nodes[name].record.key for name in names]
+        context.memo[key] = Workshop(listing.model, listing.shapes, keys, per_channel=per_channel)
+    return cast("Workshop", context.memo[key])
 
 
 def _why_not(layer: LayerNode) -> Refusal | None:

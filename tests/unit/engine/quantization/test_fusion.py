@@ -156,3 +156,18 @@ def test_what_a_gate_closes_takes_no_part_of_the_grid() -> None:
     seen = observe(shop.model, shop.watches(), [feed], threads=1, samples=True)
     assert seen[name].low == seen[name].sample.min() == -3
     assert sqnr(model, quantized(model, feed), feed) > 25
+
+
+def test_the_walk_over_the_data_ends_when_ranges_have_settled() -> None:
+    model = Model(ir.from_proto(nets.cnn()))
+    read = []
+
+    def feeds() -> Any:
+        for seed in range(200):
+            read.append(seed)
+            yield nets.feed("cnn", 1, seed)
+
+    some = observe(model, [Watch("point", 4)], feeds(), threads=1, settle=True)
+    assert 16 <= len(read) < 200
+    every = observe(model, [Watch("point", 4)], feeds(), threads=1)
+    assert some["point"].high == pytest.approx(every["point"].high, rel=0.3)
