@@ -30,7 +30,9 @@ from studio.engine.layers.weights import Source, source
 from studio.records.model import Cost, Layer, TensorInfo
 
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
-_CODES = {ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4}
+_CODES = {
+    ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.FLOAT8E4M3FN,
+}  # fmt: skip
 # Where the automatic sizes do not fit a model, these multiples of them may.
 _OTHER_SIZES = (2, 4, 0.5, 0.25)
 _MAX_TRIED_VALUES = 1_000_000

@@ -36,6 +36,10 @@ def find(settings: steps.Settings) -> Technique:
             from studio.engine.techniques.share_weights import Codebooks
 
             return Codebooks()
+        case steps.StoreNarrow():
+            from studio.engine.techniques.store_narrow import NarrowStorage
+
+            return NarrowStorage()
         case steps.Sparsify():
             from studio.engine.techniques.sparsify import Sparsity
 

@@ -34,6 +34,7 @@ EXAMPLES: tuple[steps.AnySettings, ...] = (
     steps.QuantizeStatic(),
     steps.ShareWeights(),
     steps.ShareWeights(bits=8),
+    steps.StoreNarrow(format="fp8"),
     steps.Sparsify(ratio=0.5),
     steps.Sparsify(pattern="2:4"),
     steps.PruneChannels(ratio=0.5),
