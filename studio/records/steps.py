@@ -95,11 +95,19 @@ class QuantizeWeights(Settings, frozen=True, kw_only=True, tag="quantize_weights
         ),
     ] = "fast"
     form: Annotated[
-        Literal["auto", "matmulnbits", "qdq"],
+        Literal["auto", "matmulnbits", "qdq", "unpacked"],
         Meta(
             title="Form",
-            description="MatMulNBits runs fast in onnxruntime; Q/DQ is standard ONNX (opset 21).",
-            extra_json_schema={"choices": {"auto": "Automatic", "matmulnbits": "MatMulNBits", "qdq": "Q/DQ"}},
+            description="MatMulNBits multiplies the packed weights in onnxruntime; Q/DQ is standard ONNX (opset 21); "
+            "unpacked weights become floats when the model is loaded: small on disk, exactly as fast as before.",
+            extra_json_schema={
+                "choices": {
+                    "auto": "Automatic",
+                    "matmulnbits": "MatMulNBits",
+                    "qdq": "Q/DQ",
+                    "unpacked": "Unpacked at load",
+                }
+            },
         ),
     ] = "auto"
 

@@ -41,8 +41,8 @@ def _advice(settings: AnySettings) -> str:
             return "Three-bit weights save space alone; INT8 (dynamic or static) is what gets faster."
         case QuantizeWeights():
             return (
-                "Weights alone save space and memory traffic, which pays in large models; for speed take INT8: dynamic "
-                "for matrix products, static for convolutions."
+                "Weights alone save space and memory traffic, which pays in large models. The unpacked form is as fast as "
+                "the original; for speed take INT8: dynamic for matrix products, static for convolutions."
             )
         case Fp16():
             return "Processors compute half precision no faster; INT8 (static or dynamic) usually is."

@@ -53,7 +53,7 @@ def form(node: ir.Node, settings: QuantizeWeights) -> Form:
     """How a layer's weights are stored."""
     position = positions(node)[0]
     matrix = storage.matrix_view(node, position)
-    if settings.bits == 3:
+    if settings.bits == 3 or settings.form == "unpacked":
         return "unpacked"
     if matrix is not None:
         return "dequantized" if settings.form == "qdq" else "matmul"

@@ -104,6 +104,11 @@ def _why_not(layer: LayerNode) -> str:
 
 def _notes(listing: Listing, settings: QuantizeWeights, drafted: Model, context: Context) -> list[str]:
     notes = []
+    if any(node.op_type == "MatMulNBits" for node in drafted.graph):
+        notes.append(
+            "Products on packed weights are faster than float ones in some models and slower in others, so the result is "
+            "timed against the original; the unpacked form is always as fast as float."
+        )
     if drafted.opset > listing.model.opset:
         notes.append(
             f"The opset is raised from {listing.model.opset} to {drafted.opset}: integer types need it."

@@ -91,6 +91,16 @@ def test_packed_products_can_be_shown_as_floats(bits: int, tmp_path: Path) -> No
         assert 0.5 < share < 1.5
 
 
+@BITS
+def test_unpacked_weights_run_as_float_products(bits: int, tmp_path: Path) -> None:
+    settings = QuantizeWeights(bits=bits, block=16, symmetric=False, form="unpacked")  # type: ignore[arg-type]
+    original, model = treated("transformer", settings, tmp_path)
+    assert "MatMulNBits" not in {n.op_type for n in model.graph}
+    packed = treated("transformer", QuantizeWeights(bits=bits, block=16, symmetric=False), tmp_path)[1]  # type: ignore[arg-type]
+    wanted, mine, theirs = (answer(m, "transformer") for m in (original, model, packed))
+    assert np.square(mine - wanted).sum() < 2 * np.square(theirs - wanted).sum() + 1e-3
+
+
 @pytest.mark.parametrize(("bits", "form"), [(3, "matmulnbits"), (3, "qdq"), (2, "qdq")])
 def test_a_form_that_nothing_runs_is_refused_in_words(bits: int, form: str, tmp_path: Path) -> None:
     listing = list_layers(graph.load(nets.write("transformer", tmp_path)), SIZES)
