@@ -350,7 +350,7 @@ class PruneChannels(Settings, frozen=True, kw_only=True, tag="prune_channels"):
         ),
     ] = None
     criterion: Annotated[
-        Literal["auto", "l1", "l2", "fpgm", "activation", "obs", "random"],
+        Literal["auto", "l1", "l2", "fpgm", "activation", "taylor", "fisher", "obs", "random"],
         Meta(
             title="Criterion",
             description="Which channels go first.",
@@ -361,6 +361,8 @@ class PruneChannels(Settings, frozen=True, kw_only=True, tag="prune_channels"):
                     "l2": "L2 norm of the weights",
                     "fpgm": "Nearest to the geometric median",
                     "activation": "Weights × activations (needs calibration data)",
+                    "taylor": "Least first-order change of the answer (needs calibration data)",
+                    "fisher": "Least Fisher information (needs calibration data)",
                     "obs": "Least error after refit, OBS (needs calibration data)",
                     "random": "Random, as a control",
                 }

@@ -20,27 +20,29 @@ from studio.engine.dataset import open_for
 from studio.engine.execute import Array
 from studio.engine.graph import Model
 from studio.engine.groups.cut import Twins, cut_twins
-from studio.engine.groups.grouping import ChannelGroup, Grouping, find_groups
-from studio.engine.groups.trace import trace
+from studio.engine.groups.grouping import ChannelGroup, Grouping
 from studio.engine.layers import Listing, list_layers
 from studio.engine.pruning.allocation import Resource, by_budget, by_ratio
-from studio.engine.pruning.criteria import by_data, by_weights, consumers, readers
-from studio.engine.pruning.gains import heard, unseen
-from studio.engine.pruning.moments import second_moments
 from studio.engine.pruning.oracle import verify
-from studio.engine.pruning.orders import Order, Reader
+from studio.engine.pruning.orders import Order
 from studio.engine.pruning.refit import Refit, behind
+from studio.engine.techniques.channel_orders import (
+    BY_GRADIENTS,
+    NEEDS_DATA,
+    budget_of,
+    grouping_of,
+    guesses,
+    limits_of,
+    orders_of,
+    weighed,
+)
 from studio.engine.techniques.contract import Context
 from studio.records.measure import DataSpec
 from studio.records.model import Cost, Group
 from studio.records.plan import Action, Plan, Refusal
 from studio.records.steps import PruneChannels, Settings, Step
 
-_NEEDS_DATA = {"activation", "obs"}
 _ASKS_ABOVE = 0.1
-_PROBE_SAMPLES = 16
-# Share of a group's channels whose order a budget knows exactly; beyond it, the order of that moment holds.
-_DEEPEST = 0.7
 # Refit holds the calibration samples and a few activations of both models; more samples than fit are left out.
 _REFIT_BYTES = 2 << 30
 
@@ -53,13 +55,13 @@ class ChannelPruning:
     def plan(self, listing: Listing, step: Step, context: Context) -> Plan:
         """See `Technique.plan`. The draft is cut lazily, so costs after are counted, not estimated."""
         settings = _settings(step)
-        reason = _impossible(settings, context)
+        reason = _impossible(listing, settings, context)
         if reason:
             return _refused(listing, step, dict.fromkeys(step.layers, reason))
-        grouping = _grouping(listing)
+        grouping = grouping_of(listing)
         chosen = _chosen(grouping, settings, step.layers)
         kept, reached = _widths(listing, grouping, chosen, settings, context)
-        budget = _budget(settings)
+        budget = budget_of(settings)
         if budget is not None and reached > budget[1] + 1e-9:
             why = f"even at the smallest widths {reached:.0%} of the model's {_WORDS[budget[0]]} remain"
             return _refused(listing, step, dict.fromkeys(step.layers, why))
@@ -68,12 +70,12 @@ class ChannelPruning:
 
     def draft(self, listing: Listing, plan: Plan, context: Context) -> Model:  # noqa: ARG002
         """See `Drafting.draft`."""
-        return _draft(_grouping(listing), _kept(plan))
+        return _draft(grouping_of(listing), _kept(plan))
 
     def apply(self, listing: Listing, plan: Plan, context: Context) -> Model:
         """See `Technique.apply`: choose, cut, verify, refit."""
         settings = _settings(plan.step)
-        grouping = _grouping(listing)
+        grouping = grouping_of(listing)
         kept = _kept(plan)
         context.progress.tick(0.0, "Choosing channels")
         fewer = {
@@ -81,7 +83,7 @@ class ChannelPruning:
             for g in grouping.groups
             if g.record.name in kept
         }
-        orders = _orders(listing, grouping, settings, _limits(grouping, settings, kept), context)
+        orders = orders_of(listing, grouping, settings, limits_of(grouping, settings, kept), context)
         removed = {name: _first(orders[name], count) for name, count in fewer.items()}
         gone = grouping.gone(removed)
         twins = cut_twins(grouping.trace, gone)
@@ -120,20 +122,17 @@ def _settings(step: Step) -> PruneChannels:
     return step.settings
 
 
-def _budget(settings: PruneChannels) -> tuple[Resource, float] | None:
-    budgets: tuple[tuple[Resource, float | None], ...] = (
-        ("macs", settings.macs),
-        ("params", settings.params),
-        ("bytes", settings.bytes),
-    )
-    return next(((name, share) for name, share in budgets if share is not None), None)
-
-
-def _impossible(settings: PruneChannels, context: Context) -> str:
+def _impossible(listing: Listing, settings: PruneChannels, context: Context) -> str:
     if sum(share is not None for share in (settings.macs, settings.params, settings.bytes)) > 1:
         return "only one budget can be kept at a time"
-    if settings.criterion in _NEEDS_DATA and context.calibration is None:
+    if settings.criterion in NEEDS_DATA and context.calibration is None:
         return "this criterion looks at activations and needs calibration data"
+    if settings.criterion in BY_GRADIENTS:
+        from studio.engine.trainable import unsupported
+
+        missing = unsupported(listing.model)
+        if missing:
+            return f"this criterion needs gradients, and there are none through {missing[0].operator} '{missing[0].node}'"
     return ""
 
 
@@ -142,26 +141,6 @@ def _refused(listing: Listing, step: Step, reasons: Mapping[str, str]) -> Plan:
         step=step, refusals=tuple(Refusal(layer=name, reason=why) for name, why in reasons.items()),
         before=listing.cost, after=listing.cost,
     )  # fmt: skip
-
-
-# What is known of the model that was planned last: a slider that moves plans it again and again.
-_known: tuple[Model, dict[object, object]] | None = None
-
-
-def _remembered(listing: Listing) -> dict[object, object]:
-    global _known
-    if _known is None or _known[0] is not listing.model:
-        _known = (listing.model, {})
-    return _known[1]
-
-
-def _grouping(listing: Listing) -> Grouping:
-    memo = _remembered(listing)
-    key = ("groups", tuple(listing.input_sizes.items()))
-    found = memo.get(key)
-    if not isinstance(found, Grouping):
-        found = memo[key] = find_groups(trace(listing.model, listing.shapes), listing)
-    return found
 
 
 def _chosen(grouping: Grouping, settings: PruneChannels, layers: Sequence[str]) -> tuple[ChannelGroup, ...]:
@@ -184,7 +163,7 @@ def _widths(
     context: Context,
 ) -> tuple[dict[str, int], float]:
     """Kept channels by group, and the share of the budget's resource that is left (0 without a budget)."""
-    budget = _budget(settings)
+    budget = budget_of(settings)
     if budget is None:
         return by_ratio(chosen, settings.ratio, settings.round_to, settings.minimum), 0.0
     resource, share = budget
@@ -192,102 +171,14 @@ def _widths(
     total = totals[resource]
     if not total:
         return {}, 1.0
-    limits = _limits(grouping, settings, {g.record.name: 0 for g in chosen})
-    orders = _orders(listing, grouping, settings, limits, context)
-    if not _guesses(settings, context):
-        orders = _weighed(listing, grouping, limits, orders, context)
+    limits = limits_of(grouping, settings, {g.record.name: 0 for g in chosen})
+    orders = orders_of(listing, grouping, settings, limits, context)
+    if not guesses(settings, context):
+        orders = weighed(listing, grouping, limits, orders, context)
     found = by_budget(
         grouping, chosen, orders, resource, share, float(total), settings.round_to, settings.minimum
     )
     return found.kept, found.reached
-
-
-def _orders(
-    listing: Listing,
-    grouping: Grouping,
-    settings: PruneChannels,
-    limits: Mapping[str, int],
-    context: Context,
-) -> dict[str, Order]:
-    """In which order the channels of every group go, at least as many as `limits` says."""
-    criterion = settings.criterion
-    if criterion == "auto":
-        criterion = "l2" if context.calibration is None else "obs"
-    if _guesses(settings, context):
-        criterion = "l2" if criterion in _NEEDS_DATA else criterion
-    memo = _remembered(listing)
-    key = ("orders", criterion, tuple(limits.items()), _data_key(context))
-    found = memo.get(key)
-    if isinstance(found, dict):
-        return found
-    orders = by_weights(grouping, "l2" if criterion in _NEEDS_DATA else criterion, context.seed)
-    if criterion in _NEEDS_DATA:
-        orders = by_data(
-            _readers(listing, grouping, context), criterion, orders, limits, context.progress.part(0.15, 0.2)
-        )
-    memo[key] = orders
-    return orders
-
-
-def _guesses(settings: PruneChannels, context: Context) -> bool:
-    """Whether a budget is spread by the weights alone now, and by calibration data when it is carried out."""
-    return context.preview and _budget(settings) is not None and context.calibration is not None
-
-
-def _limits(grouping: Grouping, settings: PruneChannels, kept: Mapping[str, int]) -> dict[str, int]:
-    """How deep the order of every group must be known: as deep as a budget may go, or as the plan goes."""
-    widths = {g.record.name: g.record.width for g in grouping.groups if g.record.name in kept}
-    if _budget(settings) is not None:
-        return {name: int(_DEEPEST * width) for name, width in widths.items()}
-    return {name: width - kept[name] for name, width in widths.items()}
-
-
-def _data_key(context: Context) -> object:
-    data = context.calibration
-    return None if data is None else (data.spec, data.samples, context.seed)
-
-
-def _readers(listing: Listing, grouping: Grouping, context: Context) -> dict[str, list[Reader]]:
-    """What reads every group, with the statistics of its input on the calibration data."""
-    key = ("prune_channels readers", id(listing.model), context.seed)
-    found = context.memo.get(key)
-    if isinstance(found, dict):
-        return found
-    if context.calibration is None:
-        return {}
-    wanted = {name: (c.value, c.view) for name, c in consumers(grouping.trace).items()}
-    statistics = second_moments(
-        listing.model,
-        wanted,
-        context.calibration,
-        context.seed,
-        context.progress.part(0.0, 0.15),
-        context.threads,
-    )
-    context.memo[key] = made = readers(grouping, statistics)
-    return made
-
-
-def _weighed(
-    listing: Listing,
-    grouping: Grouping,
-    limits: Mapping[str, int],
-    orders: dict[str, Order],
-    context: Context,
-) -> dict[str, Order]:
-    """Errors as they show at the output, where calibration data can tell."""
-    if context.calibration is None:
-        return orders
-    memo = _remembered(listing)
-    key = ("heard", tuple(limits), _data_key(context))
-    found = memo.get(key)
-    if isinstance(found, dict):
-        return found
-    reading = {name: r for name, r in _readers(listing, grouping, context).items() if name in limits}
-    feeds = unseen(context.calibration.feeds(), _PROBE_SAMPLES)
-    made = heard(grouping, reading, orders, feeds, context.progress.part(0.2, 0.3), context.threads)
-    memo[key] = made
-    return made
 
 
 def _first(order: Order, count: int) -> Array:
@@ -392,17 +283,34 @@ def _remarks(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     notes: list[str] = []
     questions: list[str] = []
-    share = 1 - found.draft.cost.parameters / max(1, found.listing.cost.parameters)
-    if removes and not (settings.refit and context.calibration is not None) and share > _ASKS_ABOVE:
+    repaired = settings.refit and context.calibration is not None
+    share = _unrepaired(found) if repaired else 1 - _left(found)
+    if removes and share > _ASKS_ABOVE:
         cause = "without calibration data" if context.calibration is None else "without refit"
+        cause = "inside If, Loop and Scan bodies, without refit" if repaired else cause
         questions.append(
             f"Remove {share:.0%} of the parameters {cause}? Nothing repairs what that does to the answers."
         )
-    if removes and _guesses(settings, context):
+    if removes and guesses(settings, context):
         notes.append("How the budget is spread is a guess from the weights; the calibration data decide")
-    if removes and any("/" in layer.path or layer.path for layer in found.listing.nodes.values()):
+    if removes and any(layer.path for layer in found.listing.nodes.values()):
         notes.append("Layers inside If, Loop and Scan bodies are cut but not refitted")
     return tuple(notes), tuple(questions)
+
+
+def _left(found: _Found) -> float:
+    """Share of the parameters that stay."""
+    return found.draft.cost.parameters / max(1, found.listing.cost.parameters)
+
+
+def _unrepaired(found: _Found) -> float:
+    """Share of the model's parameters that go from layers inside subgraphs, which refit does not reach."""
+    gone = sum(
+        layer.record.cost.parameters - found.draft.nodes[name].record.cost.parameters
+        for name, layer in found.listing.nodes.items()
+        if layer.path and name in found.draft.nodes
+    )
+    return gone / max(1, found.listing.cost.parameters)
 
 
 # ------------------------------------------------------------------ verifying and refitting

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from studio.base.errors import StudioError
@@ -13,7 +14,8 @@ from studio.engine.execute import run, session
 from studio.engine.graph import load, save
 from studio.engine.layers import Listing, list_layers
 from studio.engine.planning import plan_step
-from studio.engine.techniques import prune_channels
+from studio.engine.techniques import channel_orders, prune_channels
+from studio.engine.techniques.channel_orders import grouping_of, orders_of
 from studio.engine.techniques.contract import Context
 from studio.engine.techniques.prune_channels import ChannelPruning
 from studio.records.measure import DataSpec
@@ -172,7 +174,44 @@ def test_heads_or_what_is_within_them_or_both(tmp_path):
 def test_a_preview_spreads_a_budget_without_running_the_calibration_data(tmp_path, monkeypatch):
     listing = listing_of("residual")
     context = context_of(listing, tmp_path, preview=True)
-    monkeypatch.setattr(prune_channels, "second_moments", lambda *_: pytest.fail("ran the calibration data"))
+    monkeypatch.setattr(channel_orders, "second_moments", lambda *_: pytest.fail("ran the calibration data"))
     plan = plan_of(listing, PruneChannels(macs=0.7), context)
     assert plan.after.macs <= 0.7 * plan.before.macs
     assert any("guess" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "fisher"])
+def test_gradients_find_the_channels_that_no_answer_feels(criterion, tmp_path):
+    listing = listing_of("residual")
+    groups = grouping_of(listing).groups
+    group = next(g for g in groups if sum(m.axis == "in" for m in g.record.members) == 1)
+    reader = next(m.layer for m in group.record.members if m.axis == "in")
+    weight = listing.nodes[reader].weight
+    data = weight.const_value.numpy().copy()
+    deaf = np.arange(0, data.shape[1], 3)
+    data[:, deaf] = 0
+    weight.const_value = ir.tensor(data, name=weight.name)
+    settings = PruneChannels(ratio=0.25, criterion=criterion, round_to=1)
+    context = context_of(listing, tmp_path)
+    plan = plan_of(listing, settings, context)
+    result = list_layers(ChannelPruning().apply(listing, plan, context), dict(listing.input_sizes))
+    assert result.cost == plan.after
+    orders = orders_of(
+        listing,
+        grouping_of(listing),
+        settings,
+        {g.record.name: g.record.width for g in groups},
+        context,
+    )
+    assert set(orders[group.record.name].channels[: len(deaf)].tolist()) == set(deaf.tolist())
+
+
+def test_gradients_that_cannot_be_had_are_a_refusal_in_words(tmp_path, monkeypatch):
+    from studio.engine import trainable
+    from studio.engine.trainable.program import Unsupported
+
+    listing = listing_of("residual")
+    monkeypatch.setattr(trainable, "unsupported", lambda _: (Unsupported("n", "NonMaxSuppression"),))
+    plan = plan_of(listing, PruneChannels(ratio=0.5, criterion="taylor"), context_of(listing, tmp_path))
+    assert not plan.actions
+    assert all("NonMaxSuppression" in refusal.reason for refusal in plan.refusals)

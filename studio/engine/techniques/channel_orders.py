@@ -1,0 +1,175 @@
+"""In which order the channels of every group would go, by a step's criterion, and what of it is kept for later.
+
+The one thing to know: nothing here depends on how many channels go, so a slider that moves asks for it once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from studio.engine.graph import Model
+from studio.engine.groups.grouping import Grouping, find_groups
+from studio.engine.groups.trace import trace
+from studio.engine.layers import Listing
+from studio.engine.pruning.allocation import Resource
+from studio.engine.pruning.criteria import (
+    by_data,
+    by_gradients,
+    by_weights,
+    consumers,
+    felt_values,
+    readers,
+)
+from studio.engine.pruning.gains import heard, unseen
+from studio.engine.pruning.moments import second_moments
+from studio.engine.pruning.orders import Order, Reader
+from studio.engine.techniques.contract import Context
+from studio.records.steps import PruneChannels
+
+BY_GRADIENTS = {"taylor", "fisher"}
+NEEDS_DATA = {"activation", "obs"} | BY_GRADIENTS
+_PROBE_SAMPLES = 16
+_GRADIENT_SAMPLES = 64
+# Share of a group's channels whose order a budget knows exactly; beyond it, the order of that moment holds.
+_DEEPEST = 0.7
+
+
+def budget_of(settings: PruneChannels) -> tuple[Resource, float] | None:
+    """The resource that is limited, and which share of it stays; None for a ratio."""
+    budgets: tuple[tuple[Resource, float | None], ...] = (
+        ("macs", settings.macs),
+        ("params", settings.params),
+        ("bytes", settings.bytes),
+    )
+    return next(((name, share) for name, share in budgets if share is not None), None)
+
+
+# What is known of the model that was planned last: a slider that moves plans it again and again.
+_known: tuple[Model, dict[object, object]] | None = None
+
+
+def _remembered(listing: Listing) -> dict[object, object]:
+    global _known
+    if _known is None or _known[0] is not listing.model:
+        _known = (listing.model, {})
+    return _known[1]
+
+
+def grouping_of(listing: Listing) -> Grouping:
+    """The groups of a model, found once."""
+    memo = _remembered(listing)
+    key = ("groups", tuple(listing.input_sizes.items()))
+    found = memo.get(key)
+    if not isinstance(found, Grouping):
+        found = memo[key] = find_groups(trace(listing.model, listing.shapes), listing)
+    return found
+
+
+def orders_of(
+    listing: Listing,
+    grouping: Grouping,
+    settings: PruneChannels,
+    limits: Mapping[str, int],
+    context: Context,
+) -> dict[str, Order]:
+    """In which order the channels of every group go, at least as many as `limits` says."""
+    criterion = settings.criterion
+    if criterion == "auto":
+        criterion = "l2" if context.calibration is None else "obs"
+    if guesses(settings, context):
+        criterion = "l2" if criterion in NEEDS_DATA else criterion
+    memo = _remembered(listing)
+    key = ("orders", criterion, tuple(limits.items()), _data_key(context))
+    found = memo.get(key)
+    if isinstance(found, dict):
+        return found
+    orders = by_weights(grouping, "l2" if criterion in NEEDS_DATA else criterion, context.seed)
+    if criterion in BY_GRADIENTS:
+        orders = _by_gradients(listing, grouping, criterion, orders, context)
+    elif criterion in NEEDS_DATA:
+        orders = by_data(
+            _readers(listing, grouping, context), criterion, orders, limits, context.progress.part(0.15, 0.2)
+        )
+    memo[key] = orders
+    return orders
+
+
+def _by_gradients(
+    listing: Listing, grouping: Grouping, criterion: str, fallback: dict[str, Order], context: Context
+) -> dict[str, Order]:
+    from studio.engine.trainable import gradients
+
+    if context.calibration is None:
+        return fallback
+    felt = felt_values(grouping.trace)
+    data = context.calibration.take(_GRADIENT_SAMPLES)
+    probes = gradients(
+        listing.model,
+        list(dict.fromkeys(value.name for value in felt)),
+        data.feeds(),
+        context.seed,
+        context.progress.part(0.0, 0.2),
+        data.runs(),
+    )
+    return by_gradients(grouping, criterion, felt, probes, fallback)
+
+
+def guesses(settings: PruneChannels, context: Context) -> bool:
+    """Whether a budget is spread by the weights alone now, and by calibration data when it is carried out."""
+    return context.preview and budget_of(settings) is not None and context.calibration is not None
+
+
+def limits_of(grouping: Grouping, settings: PruneChannels, kept: Mapping[str, int]) -> dict[str, int]:
+    """How deep the order of every group must be known: as deep as a budget may go, or as the plan goes."""
+    widths = {g.record.name: g.record.width for g in grouping.groups if g.record.name in kept}
+    if budget_of(settings) is not None:
+        return {name: int(_DEEPEST * width) for name, width in widths.items()}
+    return {name: width - kept[name] for name, width in widths.items()}
+
+
+def _data_key(context: Context) -> object:
+    data = context.calibration
+    return None if data is None else (data.spec, data.samples, context.seed)
+
+
+def _readers(listing: Listing, grouping: Grouping, context: Context) -> dict[str, list[Reader]]:
+    """What reads every group, with the statistics of its input on the calibration data."""
+    key = ("prune_channels readers", id(listing.model), context.seed)
+    found = context.memo.get(key)
+    if isinstance(found, dict):
+        return found
+    if context.calibration is None:
+        return {}
+    wanted = {name: (c.value, c.view) for name, c in consumers(grouping.trace).items()}
+    statistics = second_moments(
+        listing.model,
+        wanted,
+        context.calibration,
+        context.seed,
+        context.progress.part(0.0, 0.15),
+        context.threads,
+    )
+    context.memo[key] = made = readers(grouping, statistics)
+    return made
+
+
+def weighed(
+    listing: Listing,
+    grouping: Grouping,
+    limits: Mapping[str, int],
+    orders: dict[str, Order],
+    context: Context,
+) -> dict[str, Order]:
+    """Errors as they show at the output, where calibration data can tell."""
+    if context.calibration is None:
+        return orders
+    memo = _remembered(listing)
+    key = ("heard", tuple(limits), _data_key(context))
+    found = memo.get(key)
+    if isinstance(found, dict):
+        return found
+    reading = {name: r for name, r in _readers(listing, grouping, context).items() if name in limits}
+    feeds = unseen(context.calibration.feeds(), _PROBE_SAMPLES)
+    made = heard(grouping, reading, orders, feeds, context.progress.part(0.2, 0.3), context.threads)
+    memo[key] = made
+    return made
