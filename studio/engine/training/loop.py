@@ -129,6 +129,7 @@ class Trainer:
         self._module, self._norms, self._teacher = module, norms, teacher
         self._samples, self._objective, self._course, self._hooks = samples, objective, course, hooks
         self._variety, self._seed = variety, seed
+        self._judges = list(variety.judges(samples, seed))
         self._parameters = self._trained()
         wide = [p for p in self._parameters.values() if p.ndim > 1]
         flat = [p for p in self._parameters.values() if p.ndim <= 1]
@@ -257,7 +258,7 @@ class Trainer:
 
     def _varied(self, sample: Sample, turn: int) -> Sample:
         random = np.random.default_rng((self._seed, self._step, turn))  # so that a resumed run draws the same
-        return self._variety(sample, random, self._samples.passes(self._step * self._course.accumulate))
+        return self._variety(sample, random)
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -280,7 +281,7 @@ class Trainer:
         self._put(state)
         self._training(on=False)
         losses, right, asked, batches = 0.0, 0, 0, 0
-        for sample in self._samples.judges():
+        for sample in self._judges:
             self._hooks.progress.tick(min(1.0, self._share()), "judging")
             got = self._module(sample.feed)
             answers = self._teacher.answers(sample) if self._teacher is not None else {}

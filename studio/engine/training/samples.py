@@ -76,6 +76,12 @@ class Samples:
         for start in range(0, len(chosen), self._step):
             yield self._parts.take(chosen[start : start + self._step])
 
+    def some(self, count: int) -> Iterator[Sample]:
+        """So many samples of all, always the same; fewer where there are fewer."""
+        chosen = np.sort(np.concatenate([self._judges, self._pupils])[:count])
+        for start in range(0, len(chosen), self._step):
+            yield self._parts.take(chosen[start : start + self._step])
+
     def endless(self, skip: int = 0) -> Iterator[Sample]:
         """Batches in random order, epoch after epoch, without the first `skip`."""
         done = 0
@@ -88,10 +94,6 @@ class Samples:
                 done += 1
                 if done > skip:
                     yield self._parts.take(chosen)
-
-    def passes(self, batches: int) -> float:
-        """How often every sample that teaches has been seen after so many batches."""
-        return batches * self._step / max(1, self.count)
 
     @property
     def _step(self) -> int:

@@ -21,7 +21,7 @@ from studio.engine.training.losses import Objective, agreement, hits, relative_e
 from studio.engine.training.norms import Norms
 from studio.engine.training.samples import Sample, Samples
 from studio.engine.training.teacher import Teacher
-from studio.engine.training.variety import Blends, Same, Variety, Views, trusted
+from studio.engine.training.variety import Blends, Same, Variety, may_mirror, numbered
 
 _SPARSE = 0.1  # share of zeros from which on they are a pattern that must stay
 _OBSERVED = 512  # samples that give the normalisations their first statistics
@@ -47,7 +47,7 @@ class Lesson:
         batch: samples per step.
         rate: of learning; 0 = what suits the architecture.
         norms: normalise convolutions while training, where the model is badly damaged.
-        blend: blend samples; None = where there are few, else see them in views.
+        blend: blend samples; None = where there are few.
         trained: asked for every weight by name; False keeps it.
         course: how long.
         seed: of order, split and blending.
@@ -117,7 +117,7 @@ def teach(module: GraphModule, lesson: Lesson, hooks: Hooks, features: tuple[str
     variety: Variety = Same()
     if teacher is not None:
         variety = _variety(teacher, samples, objective, lesson)
-    damage = _damage(module, teacher, samples, objective)
+    damage = _damage(module, teacher, variety.judges(samples, lesson.seed), objective)
     broken = _BROKEN if samples.count < _FEW_SAMPLES else _DENTED
     norms = _normed(module, samples) if lesson.norms and damage > broken else None
     usual = _usual_rate(module.model) * (1.0 if norms is None else _NORMED)
@@ -176,26 +176,23 @@ def _objective(
 
 
 def _variety(teacher: Teacher, samples: Samples, objective: Objective, lesson: Lesson) -> Variety:
-    """Blends of few samples, views of many; the teacher remembers what comes again."""
-    teacher.remember(samples.total)
-    if not samples.stacked:
+    """Blends of few samples; the teacher remembers what comes again."""
+    teacher.remember(numbered(samples))
+    few = samples.count < _FEW_SAMPLES if lesson.blend is None else lesson.blend
+    if not samples.stacked or not few:
         return Same()
-    views = trusted(teacher, samples, objective.outputs[0], objective.kind)
-    if samples.count < _FEW_SAMPLES if lesson.blend is None else lesson.blend:
-        return Blends(mirror=any(v.mirrored for v in views))
-    if len(views) == 1:
-        return Same()
-    teacher.remember(samples.total * len(views))
-    return Views(views, samples.total)
+    return Blends(mirror=may_mirror(teacher, samples, objective.outputs[0], objective.kind))
 
 
 @torch.no_grad()
-def _damage(module: GraphModule, teacher: Teacher | None, samples: Samples, objective: Objective) -> float:
+def _damage(
+    module: GraphModule, teacher: Teacher | None, judges: Iterator[Sample], objective: Objective
+) -> float:
     """How wrong the model is to begin with, 0..1: wrong answers, or relative error where there are none."""
     name = objective.outputs[0]
     right = asked = batches = 0
     error = 0.0
-    for sample in samples.judges():
+    for sample in judges:
         got = module(sample.feed)[name]
         if teacher is not None:
             wanted = teacher.answers(sample)[name]

@@ -1,9 +1,8 @@
 """More samples out of those there are; the teacher answers for the new ones, so nothing need be known about them.
 
-Few samples are blended in pairs and shifted, every one of them new. Many are seen in a handful of fixed views
-(shifted, mirrored), so that the teacher answers once for each view of a sample and is remembered; plainly first,
-since a short run learns most from that. A view is only used where the teacher mostly answers for it as for the
-sample itself.
+Few samples are blended in pairs, shifted and mirrored, every one of them new; many are taken as they are, since what
+a run has time for is learned best from plain ones. Few samples are judged on blends too: plain ones may have served
+an earlier repair already, and then look better than any other.
 
 Source: Zhang et al. 2018, *mixup*; Beyer et al. 2022, *Knowledge distillation: A good teacher is patient and
 consistent* (teacher and student see the same view).
@@ -11,7 +10,7 @@ consistent* (teacher and student see the same view).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
@@ -25,90 +24,36 @@ from studio.engine.training.teacher import Teacher
 
 Array: TypeAlias = npt.NDArray[Any]
 
-_TRUSTED = 0.8  # share of samples for which the teacher answers alike in a view that is used
-
-_PLAIN_PASSES = 10  # over the samples before they are seen in other views
+_TRUSTED = 0.8  # share of samples for which the teacher answers alike when they are mirrored
 _BLENDED = 0.7  # share of batches that are blended
 _SHIFT = 1 / 14  # of the picture's height and width, at most
+_JUDGES = 64  # samples whose blends judge
+_JUDGED_TWICE = 2
 
 
 class Variety(Protocol):
-    """Makes a new batch out of one."""
+    """Makes new batches out of old ones."""
 
-    def __call__(self, sample: Sample, random: np.random.Generator, passes: float) -> Sample:
-        """The batch, or another one.
+    def __call__(self, sample: Sample, random: np.random.Generator) -> Sample:
+        """The batch, or another one."""
+        ...
 
-        Args:
-            sample: the batch.
-            random: makes all choices.
-            passes: how often every sample has been seen.
-        """
+    def judges(self, samples: Samples, seed: int) -> Iterator[Sample]:
+        """What is judged by, the same batches every time."""
         ...
 
 
 @dataclass(frozen=True)
-class View:
-    """One way to look at pictures.
-
-    Attributes:
-        down / right: shift, as shares of height and width.
-        mirrored: left is right.
-    """
-
-    down: float = 0.0
-    right: float = 0.0
-    mirrored: bool = False
-
-    def of(self, feed: Mapping[str, Array]) -> dict[str, Array]:
-        """The feed with its pictures seen so."""
-        return {n: self._seen(a) if _picture(a) else a for n, a in feed.items()}
-
-    def _seen(self, array: Array) -> Array:
-        shift = tuple(
-            round(share * size) for share, size in zip((self.down, self.right), array.shape[2:], strict=True)
-        )
-        seen = np.roll(array, shift, axis=(2, 3)) if any(shift) else array
-        return np.ascontiguousarray(seen[..., ::-1]) if self.mirrored else seen
-
-
-PLAIN = View()
-VIEWS = tuple(
-    View(down, right, mirrored)
-    for mirrored in (False, True)
-    for down, right in ((0, 0), (_SHIFT, 0), (-_SHIFT, 0), (0, _SHIFT), (0, -_SHIFT))
-)
-
-
-def _picture(array: Array) -> bool:
-    return array.dtype.kind == "f" and array.ndim == 4
-
-
-@dataclass(frozen=True)
 class Same:
-    """The batch as it is."""
+    """Every batch as it is."""
 
-    def __call__(self, sample: Sample, random: np.random.Generator, passes: float) -> Sample:  # noqa: ARG002 - the protocol's
+    def __call__(self, sample: Sample, random: np.random.Generator) -> Sample:  # noqa: ARG002 - the protocol's
         """See `Variety`."""
         return sample
 
-
-@dataclass(frozen=True)
-class Views:
-    """Every batch in one of a few views.
-
-    Attributes:
-        views: the first is the plain one.
-        total: samples that have a number; a view's samples get numbers of their own behind them.
-    """
-
-    views: Sequence[View]
-    total: int
-
-    def __call__(self, sample: Sample, random: np.random.Generator, passes: float) -> Sample:
+    def judges(self, samples: Samples, seed: int) -> Iterator[Sample]:  # noqa: ARG002 - the protocol's
         """See `Variety`."""
-        chosen = int(random.integers(len(self.views))) if passes >= _PLAIN_PASSES else 0
-        numbers = None if sample.numbers is None else sample.numbers + chosen * self.total
-        return replace(sample, feed=self.views[chosen].of(sample.feed), numbers=numbers)
+        return samples.judges()
 
 
 @dataclass(frozen=True)
@@ -121,14 +66,24 @@ class Blends:
 
     mirror: bool = False
 
-    def __call__(self, sample: Sample, random: np.random.Generator, passes: float) -> Sample:  # noqa: ARG002 - the protocol's
+    def __call__(self, sample: Sample, random: np.random.Generator) -> Sample:
         """See `Variety`; what is blended has no label."""
         share = float(random.uniform()) if random.random() < _BLENDED else 1.0
         order = random.permutation(len(next(iter(sample.feed.values()))))
         down, right = random.uniform(-_SHIFT, _SHIFT, 2)
-        view = View(down, right, self.mirror and random.random() < 0.5)
-        feed = {n: _blended(a, share, order) for n, a in sample.feed.items()}
-        return Sample(view.of(feed), None if share < 1 else sample.labels, None)
+        mirrored = self.mirror and random.random() < 0.5
+        feed = {n: _seen(_blended(a, share, order), down, right, mirrored) for n, a in sample.feed.items()}
+        return Sample(feed, None if share < 1 else sample.labels, None)
+
+    def judges(self, samples: Samples, seed: int) -> Iterator[Sample]:
+        """See `Variety`; each with numbers of its own behind those of the samples."""
+        number = samples.total
+        for turn, sample in enumerate(samples.some(_JUDGES)):
+            for again in range(_JUDGED_TWICE):
+                made = self(sample, np.random.default_rng((seed, turn, again)))
+                count = len(next(iter(made.feed.values())))
+                yield replace(made, numbers=np.arange(number, number + count))
+                number += count
 
 
 def _blended(array: Array, share: float, order: Array) -> Array:
@@ -137,16 +92,24 @@ def _blended(array: Array, share: float, order: Array) -> Array:
     return (share * array + (1 - share) * array[order]).astype(array.dtype)
 
 
-def trusted(teacher: Teacher, samples: Samples, output: str, kind: Kind) -> tuple[View, ...]:
-    """The views in which the teacher answers mostly as for the plain samples, the plain one first."""
+def _seen(array: Array, down: float, right: float, mirrored: bool) -> Array:
+    """Pictures (n, c, h, w) shifted by shares of their sizes, and mirrored; anything else as it is."""
+    if array.dtype.kind != "f" or array.ndim != 4:
+        return array
+    shift = tuple(round(share * size) for share, size in zip((down, right), array.shape[2:], strict=True))
+    moved = np.roll(array, shift, axis=(2, 3))
+    return np.ascontiguousarray(moved[..., ::-1]) if mirrored else moved
+
+
+def may_mirror(teacher: Teacher, samples: Samples, output: str, kind: Kind) -> bool:
+    """Whether the teacher answers for mirrored pictures mostly as for the pictures themselves."""
     sample = replace(next(samples.judges()), numbers=None)
-    if not any(_picture(a) for a in sample.feed.values()):
-        return (PLAIN,)
-    plain = teacher.answers(sample)[output]
-    found = []
-    for view in VIEWS:
-        seen = teacher.answers(replace(sample, feed=view.of(sample.feed)))[output]
-        same, asked = agreement(seen, plain, kind)
-        if view == PLAIN or same >= _TRUSTED * max(1, asked):
-            found.append(view)
-    return tuple(found)
+    mirrored = {n: _seen(a, 0, 0, mirrored=True) for n, a in sample.feed.items()}
+    seen = teacher.answers(replace(sample, feed=mirrored))[output]
+    same, asked = agreement(seen, teacher.answers(sample)[output], kind)
+    return bool(asked) and same >= _TRUSTED * asked
+
+
+def numbered(samples: Samples) -> int:
+    """How many numbers samples and the blends that judge may have."""
+    return samples.total + _JUDGED_TWICE * min(_JUDGES, samples.total)
