@@ -29,7 +29,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 TORCH = "torch==2.13.0"  # a plain torch brings gigabytes of drivers: it is installed first and held
 PACKAGES = {
-    "onnxruntime": ["onnx==1.23.2", "onnxruntime==1.32.0", "onnx-ir", "sympy"],
+    "onnxruntime": [TORCH, "onnx==1.23.2", "onnxruntime==1.32.0", "onnx-ir", "sympy"],
     "nncf": [TORCH, "nncf==3.4.0", "onnx==1.18.0", "onnxruntime==1.22.1"],
     "aimet": [TORCH, "aimet-onnx==2.42.0"],
 }
@@ -120,9 +120,11 @@ def nncf_four_bits(model: Path, data: Path, out: Path, *, awq: bool) -> None:
     import onnx
 
     samples = feeds(data)
+    # Layers whose inputs are no multiple of the group stay as they are.
+    fitting = nncf.AdvancedCompressionParameters(group_size_fallback_mode=nncf.GroupSizeFallbackMode.IGNORE)
     done = nncf.compress_weights(
         onnx.load(str(model)), mode=nncf.CompressWeightsMode.INT4_ASYM, group_size=BLOCK, ratio=1.0,
-        awq=awq or None, dataset=nncf.Dataset(samples) if awq else None,
+        awq=awq or None, dataset=nncf.Dataset(samples) if awq else None, advanced_parameters=fitting,
     )  # fmt: skip
     onnx.save(done, str(out))
 
