@@ -92,8 +92,10 @@ class InOrder:
         for node in self._nodes:  # tables and recurrent layers first: what they lose can be made up for
             if node.op_type not in _PRODUCTS:
                 self._fit(node, None, found)
-        for node in progress.over([n for n in self._nodes if n.op_type in _PRODUCTS], _words):
-            self._fit(node, self._sums(node), found)
+        products = [n for n in self._nodes if n.op_type in _PRODUCTS]
+        for done, node in enumerate(progress.over(products, _words)):
+            here = done / len(products)
+            self._fit(node, self._sums(node, progress.part(here, here)), found)
         return found
 
     def _fit(self, node: ir.Node, halves: list[Sums] | None, found: dict[str, Blocks]) -> None:
@@ -119,14 +121,15 @@ class InOrder:
             edit.set_constant(twin.inputs[position], ir.tensor(np.ascontiguousarray(plain).reshape(shape)))  # type: ignore[arg-type]
             found[value.name or ""] = fitted  # type: ignore[union-attr]
 
-    def _sums(self, node: ir.Node) -> list[Sums] | None:
+    def _sums(self, node: ir.Node, progress: Progress) -> list[Sums] | None:
         """H and A of both halves of the samples; None where the layer has no rows or too long ones."""
         source, twin = node.inputs[0], self._twins[node_key(node)].inputs[0]
         assert source is not None
         assert twin is not None
         weights = self._samples.rows.get(node_key(node))
         halves: dict[int, Sums] = {}
-        pairs = zip(self._before.get(source), self._after.get(twin), self._samples.half, strict=True)
+        befores, afters = self._before.get(source, progress), self._after.get(twin, progress)
+        pairs = zip(befores, afters, self._samples.half, strict=True)
         for number, (before, after, half) in enumerate(pairs):
             x, seen = rows_of(node, before), rows_of(node, after)
             if not seen.size:
