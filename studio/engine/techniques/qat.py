@@ -100,7 +100,7 @@ class AwareTraining:
         late = replace(context, progress=context.progress.part(0.1, 1.0))
         hooks = hooks_of(late, listing.model, plan.step, wanted)
         with threads_of_torch(context.threads):
-            outcome = teach(module, replace(wanted, norms=False), hooks)
+            outcome = teach(module, replace(wanted, norms=False, fitted=False), hooks)
         context.note(in_words(outcome, labelled=False))
         return self._finished(plan, module, shop, latents, context)
 

@@ -48,6 +48,7 @@ class Lesson:
         rate: of learning; 0 = what suits the architecture.
         norms: normalise convolutions while training, where the model is badly damaged.
         blend: blend samples; None = where there are few.
+        fitted: the student may have been fitted to these samples before.
         trained: asked for every weight by name; False keeps it.
         course: how long.
         seed: of order, split and blending.
@@ -63,6 +64,7 @@ class Lesson:
     rate: float = 0.0
     norms: bool = True
     blend: bool | None = None
+    fitted: bool = True
     trained: Callable[[str], bool] = lambda _name: True
     course: Course = field(default_factory=Course)
     seed: int = 0
@@ -117,7 +119,7 @@ def teach(module: GraphModule, lesson: Lesson, hooks: Hooks, features: tuple[str
     variety: Variety = Same()
     if teacher is not None:
         variety = _variety(teacher, samples, objective, lesson)
-    damage = _damage(module, teacher, variety.judges(samples, lesson.seed), objective)
+    damage = _damage(module, teacher, samples.judges(), objective)
     broken = _BROKEN if samples.count < _FEW_SAMPLES else _DENTED
     norms = _normed(module, samples) if lesson.norms and damage > broken else None
     usual = _usual_rate(module.model) * (1.0 if norms is None else _NORMED)
@@ -181,7 +183,8 @@ def _variety(teacher: Teacher, samples: Samples, objective: Objective, lesson: L
     few = samples.count < _FEW_SAMPLES if lesson.blend is None else lesson.blend
     if not samples.stacked or not few:
         return Same()
-    return Blends(mirror=may_mirror(teacher, samples, objective.outputs[0], objective.kind))
+    mirror = may_mirror(teacher, samples, objective.outputs[0], objective.kind)
+    return Blends(mirror=mirror, fitted=lesson.fitted)
 
 
 @torch.no_grad()

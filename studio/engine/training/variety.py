@@ -62,9 +62,11 @@ class Blends:
 
     Attributes:
         mirror: half of the batches are mirrored.
+        fitted: the student may have been fitted to the samples already, so that only blends can judge it.
     """
 
     mirror: bool = False
+    fitted: bool = True
 
     def __call__(self, sample: Sample, random: np.random.Generator) -> Sample:
         """See `Variety`; what is blended has no label."""
@@ -77,6 +79,9 @@ class Blends:
 
     def judges(self, samples: Samples, seed: int) -> Iterator[Sample]:
         """See `Variety`; each with numbers of its own behind those of the samples."""
+        if not self.fitted:
+            yield from samples.judges()
+            return
         number = samples.total
         for turn, sample in enumerate(samples.some(_JUDGES)):
             for again in range(_JUDGED_TWICE):
