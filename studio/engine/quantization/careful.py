@@ -6,7 +6,7 @@ values that 8 bits would spoil it with stay in float; ways to choose ranges and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -32,14 +32,21 @@ Array: TypeAlias = npt.NDArray[Any]
 Ranges: TypeAlias = Mapping[str, tuple[float, float]]
 
 # Numbers in the samples that candidates are compared on, that single values are tried on, that moments are taken of.
-_JUDGED, _SURVEYED, _ROUNDED = 3_000_000, 600_000, 5_000_000
+_JUDGED, _SURVEYED, _ROUNDED = 3_000_000, 1_200_000, 8_000_000
 _FEWEST, _MOST = 1, 64
 # Strengths of channel scaling that are compared.
-_STRENGTHS = (0.0, 0.5, 0.75)
+_STRENGTHS = (0.0, 0.5, 0.9)
 # Samples a run: onnxruntime holds all activations that statistics are taken of until its end.
 _BATCH = 4
+# Of second moments: a few samples tell less about many inputs than they seem to.
+_DAMPING = 0.05
 # The sites of a model are tried in so many stretches.
 _STRETCHES = 6
+# With less noise than this there is no use in trying values one by one.
+_GOOD = 10**-2.2
+# What is measured on a few samples must be better by this much to be better on others, too: biases; ranges, which were
+# taken from the same samples.
+_BETTER, _NARROWER = 0.97, 0.8
 
 
 @dataclass(frozen=True)
@@ -79,16 +86,18 @@ def careful(
     seen = observed(shop, data, progress.part(0.05, 0.15), threads, samples=True)
     weights = _fed_back(shop, data, settings, progress.part(0.15, 0.3), threads)
     few = _samples(data, _SURVEYED)
-    findings = survey(shop, weights, seen, few, progress.part(0.3, 0.8), threads)
+    judged = _samples(data, _JUDGED)
+    search = _Search(shop, weights, seen, judged, threads)
+    bounds: Ranges = search.whole
     kept: dict[str, float] = {}
-    if work is not None:
-        kept = find_islands(shop, findings, work)
-        if kept:
-            shop = shop.without(kept)
-            weights = {key: weights[key] for key in shop.layers}
-    bounds = {name: finding.bounds for name, finding in findings.items()}
-    search = _Search(shop, weights, seen, _samples(data, _JUDGED), threads)
-    choice = search.best(bounds, few, settings, progress.part(0.8, 1.0))
+    if search.noise(bounds) > _GOOD:
+        findings = survey(shop, weights, seen, few, progress.part(0.3, 0.8), threads)
+        bounds = {name: finding.bounds for name, finding in findings.items()}
+        kept = find_islands(shop, findings, work) if work is not None else {}
+    if kept:
+        shop = shop.without(kept)
+        search = _Search(shop, {key: weights[key] for key in shop.layers}, seen, judged, threads)
+    choice = search.best(bounds, judged, settings, progress.part(0.8, 1.0))
     return Outcome(shop, choice, kept)
 
 
@@ -105,39 +114,53 @@ class _Search:
     ) -> None:
         self._shop, self._weights, self._seen, self._threads = shop, weights, seen, threads
         self._judge = Judge(shop.model, feeds, threads)
+        self._plain = corrected(shop, weights, seen)
+        self.whole = {name: choose_range(o, "minmax") for name, o in seen.items()}
 
-    def best(self, bounds: Ranges, few: list[Feed], settings: QuantizeStatic, progress: Progress) -> Choice:
-        """The best ranges, stretch by stretch, and the best biases."""
+    def best(self, bounds: Ranges, feeds: list[Feed], settings: QuantizeStatic, progress: Progress) -> Choice:
+        """The best ranges, stretch by stretch, and the best biases.
+
+        Args:
+            bounds: ranges to begin with.
+            feeds: samples that mean errors are taken from.
+            settings: of the step.
+            progress: of the search.
+        """
         kinds: tuple[Calibrator, ...] = ("minmax", "mse", "percentile")
+        every: list[Ranges] = [bounds]
         if settings.calibrator != "auto":
-            kinds = (settings.calibrator,)
-        every: list[Ranges] = [bounds] if settings.calibrator == "auto" else []
+            kinds, every = (settings.calibrator,), []
         every += [
             {k: choose_range(o, kind, settings.percentile) for k, o in self._seen.items()} for kind in kinds
         ]
-        plain = corrected(self._shop, self._weights, self._seen)
-        ways: list[Mapping[str, Array]] = [plain, self._corrected_nearby(every[0], few), {}]
         progress.tick(0.0, "Comparing ranges and biases")
-        least, ranges = np.inf, every[0]
-        biases: Mapping[str, Array] = plain
-        for option in ways:
-            if (noise := self._noise(every[0], option)) < least:
-                least, biases = noise, option
+        ways = [self._plain, self._corrected_nearby(every[0], feeds), {}]
+        ranges = every[0]
+        biases, least = self._least(ranges, ways, np.inf, self._plain)
         names = list(self._shop.placed.sites)
         size = max(1, -(-len(names) // _STRETCHES))
         stretches = [names[i : i + size] for i in range(0, len(names), size)] if len(every) > 1 else []
         for stretch in progress.over([names, *stretches], lambda _: "Choosing ranges"):
             for other in every:
                 tried = {**ranges, **{name: other[name] for name in stretch}}
-                if tried != ranges and (noise := self._noise(tried, biases)) < least:
+                if tried != ranges and (noise := self.noise(tried, biases)) < _NARROWER * least:
                     least, ranges = noise, tried
-        for option in (*ways, self._corrected_nearby(ranges, few)):
-            if (noise := self._noise(ranges, option)) < least:
-                least, biases = noise, option
+        biases, _ = self._least(ranges, [*ways, self._corrected_nearby(ranges, feeds)], least, biases)
         return Choice(self._weights, ranges, biases)
 
-    def _noise(self, ranges: Ranges, biases: Mapping[str, Array]) -> float:
+    def noise(self, ranges: Ranges, biases: Mapping[str, Array] | None = None) -> float:
+        """Of the finished model's answers."""
+        biases = self._plain if biases is None else biases
         return self._judge.noise(self._shop.build(Choice(self._weights, ranges, biases)))
+
+    def _least(
+        self, ranges: Ranges, ways: Sequence[Mapping[str, Array]], least: float, biases: Mapping[str, Array]
+    ) -> tuple[Mapping[str, Array], float]:
+        """The biases that answer best, and their noise."""
+        for option in ways:
+            if (noise := self.noise(ranges, option)) < _BETTER * least:
+                least, biases = noise, option
+        return biases, least
 
     def _corrected_nearby(self, ranges: Ranges, feeds: list[Feed]) -> dict[str, Array]:
         """Biases that make up for the mean error of rounded weights on rounded inputs, layer by layer."""
@@ -186,7 +209,8 @@ def _fed_back(
         threads=threads,
     )
     for key in progress.part(0.6, 1.0).over(list(moments), lambda k: f"Rounding {k}"):
-        found[key] = integers.fed_back(shop.weight(key), out_axis(shop.layers[key]), bits, moments[key])
+        axis = out_axis(shop.layers[key])
+        found[key] = integers.fed_back(shop.weight(key), axis, bits, moments[key], damping=_DAMPING)
     return found
 
 

@@ -25,6 +25,8 @@ Bounds: TypeAlias = tuple[float, float]
 _SHARES = ((1.0, 1.0), (0.8, 0.8), (0.6, 0.6), (0.45, 0.45), (1.0, 0.6), (0.6, 1.0))
 # A site whose noise is below this share of the answer's power needs no search.
 _QUIET = 1e-4
+# A narrower range must be better by this much: values that were not seen may lie outside.
+_BETTER = 0.8
 # Sites that are tried together first.
 _TOGETHER = 4
 
@@ -83,7 +85,8 @@ def survey(
             if nearby.high < trials[1].high:  # what is best nearby is often too narrow for the answer
                 chosen.append(trials[1])
             options = [Finding(trial.bounds[name], noise([name], trial)) for trial in chosen]
-            found[name] = min(options, key=lambda finding: finding.noise)
+            best = min(options, key=lambda finding: finding.noise)
+            found[name] = best if best.noise < _BETTER * options[0].noise else options[0]
     return found
 
 

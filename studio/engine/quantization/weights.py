@@ -46,7 +46,7 @@ def _least_squares(w: Array, grid: grids.Grid, others: tuple[int, ...] | None) -
     return grids.Grid(best.astype(np.float32), grid.zero, grid.low, grid.high)
 
 
-def fed_back(w: Array, axis: int, bits: int, moments: Array) -> LayerWeights:
+def fed_back(w: Array, axis: int, bits: int, moments: Array, damping: float = 0.01) -> LayerWeights:
     """As `per_channel` (covering every weight), rounded with error feedback in the metric of the layer's inputs.
 
     Args:
@@ -54,6 +54,7 @@ def fed_back(w: Array, axis: int, bits: int, moments: Array) -> LayerWeights:
         axis: of the output channels.
         bits: 2 to 8.
         moments: (groups, k, k) of the layer's inputs.
+        damping: added to their diagonal, as a share of its mean.
     """
     plain = per_channel(w, axis, bits)
     low, high = grids.bounds(bits, signed=True, narrow=True)
@@ -61,9 +62,9 @@ def fed_back(w: Array, axis: int, bits: int, moments: Array) -> LayerWeights:
     rows = np.moveaxis(w, axis, 0).reshape(groups, -1, k)
     scale = plain.scale.reshape(groups, -1, 1)
     if groups == 1:
-        q = rounding.feedback(rows[0], moments[0], scale[0], np.zeros(1), low, high)[None]
+        q = rounding.feedback(rows[0], moments[0], scale[0], np.zeros(1), low, high, damping)[None]
     else:
-        q = rounding.feedback_grouped(rows, moments, scale, low, high)
+        q = rounding.feedback_grouped(rows, moments, scale, low, high, damping)
     moved = q.reshape([w.shape[axis], *(d for i, d in enumerate(w.shape) if i != axis)])
     return LayerWeights(np.moveaxis(moved, 0, axis), plain.scale, axis)
 
