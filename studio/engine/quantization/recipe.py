@@ -31,8 +31,12 @@ _QUICK: tuple[Calibrator, ...] = ("minmax", "mse")
 _BATCH = 1
 
 
-def fast(shop: Workshop, data: Dataset, settings: QuantizeStatic, progress: Progress, threads: int) -> Choice:
+def fast(
+    shop: Workshop, data: Dataset, settings: QuantizeStatic, progress: Progress, threads: int
+) -> tuple[Choice, float]:
     """One pass over the data for ranges and means; the better of two calibrators; biases corrected if that helps.
+
+    Also gives the noise that is measured in the answers, as a share of their power.
 
     Args:
         shop: the float form and the places of its integers.
@@ -55,7 +59,8 @@ def fast(shop: Workshop, data: Dataset, settings: QuantizeStatic, progress: Prog
             best, least = choice, noise
     plain = Choice(weights, best.ranges)
     progress.tick(0.95, "Comparing biases")
-    return plain if judge.noise(shop.build(plain)) < least else best
+    uncorrected = judge.noise(shop.build(plain))
+    return (plain, uncorrected) if uncorrected < least else (best, least)
 
 
 def observed(

@@ -72,7 +72,9 @@ def survey(
         return alone.noise({name: (trial.bounds[name], trial.errors.get(name, {})) for name in members})
 
     found = {name: Finding(bounds, 0.0) for name, bounds in whole.items()}
-    leaders = list(families)
+    near = {name: sum(trials[0].losses[member] for member in members) for name, members in families.items()}
+    found.update({name: Finding(whole[name], loss) for name, loss in near.items() if loss < _QUIET})
+    leaders = [name for name, loss in near.items() if loss >= _QUIET]
     groups = [leaders[i : i + _TOGETHER] for i in range(0, len(leaders), _TOGETHER)]
     for group in progress.part(0.3, 1.0).over(groups, lambda _: "Trying each value by itself"):
         if (together := noise(group, trials[0])) < _QUIET:

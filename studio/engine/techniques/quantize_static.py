@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import cast
 
+import numpy as np
+
 from studio.base.errors import StudioError
 from studio.base.progress import Progress
 from studio.engine.dataset import Dataset
@@ -24,6 +26,9 @@ from studio.engine.quantization.static import Choice, Workshop, fits
 from studio.engine.techniques.contract import Context
 from studio.records.plan import Plan, Refusal
 from studio.records.steps import QuantizeStatic, Settings, Step
+
+# Noise in the answers (a share of their power) that the user is told of.
+_POOR = 10**-1.5
 
 
 class StaticInt8:
@@ -74,7 +79,12 @@ class StaticInt8:
             found = _outcome(listing, plan.step, list(names.values()), context, progress, search=False)
             shop, choice = found.shop, found.choice
         else:
-            choice = recipe.fast(shop, context.calibration, settings, progress, context.threads)
+            choice, noise = recipe.fast(shop, context.calibration, settings, progress, context.threads)
+            if noise > _POOR:
+                context.note(
+                    f"Only {-10 * np.log10(noise):.0f} dB of the answer are left on calibration samples: a few values do "
+                    "not fit 8 bits. The preset Careful finds them and leaves the layers around them in float."
+                )
         done = 0
         last = context.progress.part(0.9, 1.0)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -10,8 +12,10 @@ from support.nets import Net
 
 from studio.base.progress import Progress
 from studio.engine import execute
+from studio.engine.dataset import open_data
 from studio.engine.graph import Model, infer_shapes
 from studio.engine.layers import list_layers
+from studio.engine.planning import plan_step
 from studio.engine.quantization import grids
 from studio.engine.quantization.alone import Alone
 from studio.engine.quantization.calibrate import choose_range, observe
@@ -21,6 +25,10 @@ from studio.engine.quantization.recipe import rounded
 from studio.engine.quantization.search import Judge
 from studio.engine.quantization.static import Choice, Workshop
 from studio.engine.quantization.survey import survey
+from studio.engine.techniques import find
+from studio.engine.techniques.contract import Context
+from studio.records.measure import DataSpec
+from studio.records.steps import QuantizeStatic, Step
 
 FEED = {"x": np.random.default_rng(0).normal(size=(4, 3, 8, 8)).astype(np.float32)}
 
@@ -104,3 +112,17 @@ def test_saturated_outputs_are_judged_by_what_they_saturate() -> None:
     )
     assert Judge(shop.model, [feed], threads=1).noise(rough) > 1e-3
     assert [v.name for v in rough.graph.outputs] == ["y"]
+
+
+def test_the_quick_way_says_when_little_of_the_answer_is_left(tmp_path: Path) -> None:
+    model = spoiled(3000.0).model
+    listing = list_layers(model, {"N": 4})
+    np.savez(tmp_path / "data.npz", **FEED)
+    data = open_data(DataSpec(path=str(tmp_path / "data.npz")), listing.inputs, dict(listing.input_sizes))
+    told: list[str] = []
+    context = Context(calibration=data, threads=1, note=told.append)
+    step = Step(settings=QuantizeStatic())
+    plan = plan_step(listing, step, context)
+    find(step.settings).apply(listing, plan, context)
+    assert len(told) == 1
+    assert "The preset Careful" in told[0]
