@@ -18,7 +18,7 @@ from studio.engine.quantization.survey import Finding
 # Noise (share of the outputs' power) that makes one look for islands, and that one is content with.
 _TOO_MUCH, _LITTLE = 10**-2.1, 10**-2.5
 # Share of the multiplications that may be left in float.
-_WORK = 0.35
+_WORK = 0.25
 # Sites that make less than this share of the noise are not worth an island.
 _WORTH = 0.01
 
