@@ -56,7 +56,7 @@ class StaticInt8:
         shop = _workshop(listing, step, chosen, context)
         what = "int8 weights per channel" if _settings(step).per_channel else "int8 weights"
         words = dict.fromkeys(chosen, f"{what}, uint8 activations")
-        return promise(listing, step, shop.build(shop.blank()), words, refusals, _notes(listing, context))
+        return promise(listing, step, shop.build(shop.blank()), words, refusals, _notes(listing, step, context))
 
     def draft(self, listing: Listing, plan: Plan, context: Context) -> Model:
         """See `Drafting.draft`."""
@@ -108,7 +108,8 @@ def _quality(shop: Workshop, choice: Choice, key: str) -> float:
 
 def _kept(listing: Listing, step: Step, names: list[str], context: Context) -> dict[str, float]:
     """Layers that the careful preset keeps in float, with the dB that a value beside them would leave."""
-    if _settings(step).preset != "careful" or context.calibration is None or len(names) < 2:
+    careful_search = _settings(step).preset == "careful" and context.calibration is not None
+    if not careful_search or context.preview or len(names) < 2:
         return {}
     found = _outcome(listing, step, names, context, context.progress, search=True)
     by_key = {listing.nodes[name].record.key: name for name in names}
@@ -164,8 +165,10 @@ def _why_not(layer: LayerNode) -> Refusal | None:
     return Refusal(layer=name, reason="onnxruntime has no integer kernel for this form of it", hint=hint)
 
 
-def _notes(listing: Listing, context: Context) -> list[str]:
+def _notes(listing: Listing, step: Step, context: Context) -> list[str]:
     notes = []
+    if context.preview and _settings(step).preset == "careful" and context.calibration is not None:
+        notes.append("Careful may keep layers in float; which ones it finds out when this is carried out.")
     if listing.model.opset < 13:
         notes.append(f"The opset is raised from {listing.model.opset} to 13: one scale a channel needs it.")
     calibration: Dataset | None = context.calibration

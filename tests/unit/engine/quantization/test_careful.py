@@ -126,3 +126,14 @@ def test_the_quick_way_says_when_little_of_the_answer_is_left(tmp_path: Path) ->
     find(step.settings).apply(listing, plan, context)
     assert len(told) == 1
     assert "The preset Careful" in told[0]
+
+
+def test_a_preview_does_not_search_and_says_so(tmp_path: Path) -> None:
+    model = spoiled(3000.0).model
+    listing = list_layers(model, {"N": 4})
+    np.savez(tmp_path / "data.npz", **FEED)
+    data = open_data(DataSpec(path=str(tmp_path / "data.npz")), listing.inputs, dict(listing.input_sizes))
+    context = Context(calibration=data, threads=1, preview=True)
+    plan = plan_step(listing, Step(settings=QuantizeStatic(preset="careful")), context)
+    assert not plan.refusals
+    assert any("when this is carried out" in note for note in plan.notes)
