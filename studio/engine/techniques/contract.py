@@ -1,6 +1,6 @@
 """What a technique is: `plan` promises and changes nothing, `apply` keeps the promise.
 
-Adding one takes a settings record in `records/steps.py`, one file here, and one line in the
+Adding one takes a settings record in `records/steps`, one file here, and one line in the
 catalogue (`techniques/__init__.py`). Techniques know this contract and the floors below, never
 each other.
 """
