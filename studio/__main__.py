@@ -9,7 +9,18 @@ from __future__ import annotations
 import os
 import sys
 
-TERMINAL = {"inspect", "compress", "import", "measure", "scan", "self-test", "train", "--help", "-h", "--version"}
+TERMINAL = {
+    "inspect",
+    "compress",
+    "import",
+    "measure",
+    "scan",
+    "self-test",
+    "train",
+    "--help",
+    "-h",
+    "--version",
+}
 
 
 def main() -> int:

@@ -56,7 +56,9 @@ class StaticInt8:
         shop = _workshop(listing, step, chosen, context)
         what = "int8 weights per channel" if _settings(step).per_channel else "int8 weights"
         words = dict.fromkeys(chosen, f"{what}, uint8 activations")
-        return promise(listing, step, shop.build(shop.blank()), words, refusals, _notes(listing, step, context))
+        return promise(
+            listing, step, shop.build(shop.blank()), words, refusals, _notes(listing, step, context)
+        )
 
     def draft(self, listing: Listing, plan: Plan, context: Context) -> Model:
         """See `Drafting.draft`."""
