@@ -1,10 +1,11 @@
 """Structured pruning on every real model: how long groups, preview, prune and refit take, and what is left.
 
-    OPENBLAS_NUM_THREADS=1 python tests/benchmarks/prune_refit.py [--cases FOLDER] [--only NAME …] [--step TEXT …] [--limit N] [--no-score]
+    OPENBLAS_NUM_THREADS=1 python tests/benchmarks/prune_refit.py [--only NAME …] [--step TEXT …] [--limit N] [--no-score]
 
-FOLDER is the folder of evaluation cases (cases.py). TEXT is as in `--step` of the command line. Seconds are of
-the wall and of the processor, so that a busy machine shows; numpy is held to one thread, as a worker is; groups and preview are planned as the window does it,
-prune + refit includes choosing channels, verifying and refitting, and not the import of the runtimes.
+--cases names the folder of evaluation cases (cases.py). TEXT is as in `--step` of the command line. Seconds are of
+the wall and of the processor, so that a busy machine shows; numpy is held to one thread, as a worker is. Groups and
+preview are planned as the window does it; prune + refit includes choosing channels, verifying and refitting, and
+not the import of the runtimes.
 """
 
 from __future__ import annotations
