@@ -111,18 +111,22 @@ def test_packed_codes_come_back(q: Array) -> None:
     assert np.array_equal((rows * 2 ** np.arange(4)[:, None]).sum(0), q.reshape(-1))
 
 
-@CALM
-@given(seed=st.integers(0, 1000), k=st.integers(2, 24))
-def test_error_feedback_answers_no_worse_than_plain_rounding(seed: int, k: int) -> None:
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=(256, k)) @ rng.normal(size=(k, k))
-    w = rng.normal(size=(6, k)).astype(np.float32)
-    hessian = x.T @ x
-    grid = grids.symmetric(w, (1,), 3)
-    q = rounding.feedback(w, hessian, grid.scale, grid.zero, grid.low, grid.high)
-    assert q.min() >= grid.low
-    assert q.max() <= grid.high
-    assert rounding.loss(w, grid.dequantize(q), hessian) <= 1.3 * rounding.loss(w, grid.snap(w), hessian)
+@pytest.mark.parametrize("k", [2, 5, 12, 24])
+def test_error_feedback_answers_better_than_plain_rounding(k: int) -> None:
+    """Summed over many draws: it is greedy, and a single small matrix may come out worse."""
+    losses = np.zeros(2)
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=(256, k)) @ rng.normal(size=(k, k))
+        w = rng.normal(size=(6, k)).astype(np.float32)
+        hessian = x.T @ x
+        grid = grids.symmetric(w, (1,), 3)
+        q = rounding.feedback(w, hessian, grid.scale, grid.zero, grid.low, grid.high)
+        assert q.min() >= grid.low
+        assert q.max() <= grid.high
+        plain = rounding.loss(w, grid.snap(w), hessian)
+        losses += np.array([rounding.loss(w, grid.dequantize(q), hessian), plain]) / plain
+    assert losses[0] < losses[1]
 
 
 @CALM
