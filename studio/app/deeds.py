@@ -39,7 +39,7 @@ from studio.records.task import (
     Trained,
     Treated,
 )
-from studio.records.verdict import slowdown
+from studio.records.verdict import cautions
 
 
 def count(n: int, noun: str) -> str:
@@ -224,8 +224,8 @@ def measure(desk: Desk, version_ids: Iterable[int], *, background: bool = False)
         for version, measurement in zip(versions, found, strict=True):
             desk.learn(version.id, measurement=measurement)
             settings = [step.settings for step in project.recipe_of(version).steps]
-            if slow := slowdown(measurement.latency, settings):
-                board.say(f"{version.name}: {slow}", "caution")
+            for words in cautions(measurement, settings):
+                board.say(f"{version.name}: {words}", "caution")
         board.end_job(job, "done", "Measured")
 
     def work(run: Run) -> tuple[Measurement, ...]:

@@ -11,7 +11,7 @@ from studio.records.base import Record
 from studio.records.measure import Latency, Measurement
 from studio.records.model import ModelInfo
 from studio.records.plan import Plan
-from studio.records.verdict import slowdown
+from studio.records.verdict import cautions
 
 
 class Report(Record, frozen=True, kw_only=True):
@@ -51,16 +51,13 @@ def of_version(project: Project, version: Version, model: str = "", output: str 
         raise StudioError("There is no report yet", "the model has not been inspected", "Go to it first.")
     chain = project.chain_of(version)
     recipe = project.recipe_of(version)
-    latency = version.measurement.latency if version.measurement else None
-    slow = slowdown(latency, [step.settings for step in recipe.steps])
+    against = cautions(version.measurement, [step.settings for step in recipe.steps])
     return Report(
         title=f"{project.name}: {version.name}",
         before=original.info,
         after=version.info,
         plans=tuple(plan for link in chain for plan in link.plans),
-        notes=tuple(
-            dict.fromkeys([*(note for link in chain for note in link.notes), *([slow] if slow else [])])
-        ),
+        notes=tuple(dict.fromkeys([*(note for link in chain for note in link.notes), *against])),
         baseline=original.measurement,
         measurement=version.measurement,
         recipe=recipes.to_yaml(recipe),

@@ -23,7 +23,7 @@ from studio.records.model import ModelInfo
 from studio.records.plan import Plan
 from studio.records.steps import Recipe, Step
 from studio.records.task import Applied, Apply, CheckExport, ExportChecked
-from studio.records.verdict import slowdown
+from studio.records.verdict import cautions
 
 
 @dataclass(frozen=True)
@@ -271,9 +271,8 @@ def _print(terminal: Terminal, outcome: Outcome) -> None:
 
 def _cautions(outcome: Outcome) -> tuple[str, ...]:
     """What the measurement says against the result."""
-    latency = outcome.measurements[1].latency if len(outcome.measurements) > 1 else None
-    words = slowdown(latency, [step.settings for step in outcome.recipe.steps])
-    return (words,) if words else ()
+    found = outcome.measurements[1] if len(outcome.measurements) > 1 else None
+    return cautions(found, [step.settings for step in outcome.recipe.steps])
 
 
 def _report(outcome: Outcome) -> Report:

@@ -10,7 +10,7 @@ from studio.cli.options import data, input_sizes
 from studio.cli.terminal import Terminal
 from studio.records.measure import DataSpec, Latency, Measurement, OutputError
 from studio.records.task import InputSizes, Measure, Measurements
-from studio.records.verdict import slowdown
+from studio.records.verdict import cautions
 
 
 def measure(
@@ -25,7 +25,7 @@ def measure(
         else:
             names = [path.name for path in models]
             print_measurements(terminal, names, found)
-            print_slow(terminal, names, found)
+            print_cautions(terminal, names, found)
 
 
 def measured(
@@ -56,17 +56,17 @@ def print_measurements(terminal: Terminal, names: Sequence[str], found: Sequence
     terminal.line(conditions(found))
 
 
-def print_slow(terminal: Terminal, names: Sequence[str], found: Sequence[Measurement]) -> None:
-    """A line for every model that is slower than the first."""
+def print_cautions(terminal: Terminal, names: Sequence[str], found: Sequence[Measurement]) -> None:
+    """What speaks against each model: it is slower than the first, or answers otherwise elsewhere."""
     for name, measurement in zip(names, found, strict=True):
-        if words := slowdown(measurement.latency):
+        for words in cautions(measurement):
             terminal.line(f"caution: {name}: {words}")
 
 
 def _figures(base: Measurement, m: Measurement) -> dict[str, str]:
     other = m is not base
     change = f" ({units.change(base.file_bytes, m.file_bytes)})" if other else ""
-    accuracy = m.accuracy
+    accuracy, elsewhere = m.accuracy, m.portability
     return {
         "size": units.file_size(m.file_bytes) + change,
         "deflated": units.file_size(m.compressed_bytes) if m.compressed_bytes else "",
@@ -77,6 +77,8 @@ def _figures(base: Measurement, m: Measurement) -> dict[str, str]:
         if accuracy
         else "",
         "outputs": error(m.error) if other else "",
+        "without optimization": error(elsewhere.optimization) if elsewhere else "",
+        "without VNNI": error(elsewhere.saturation) if elsewhere else "",
     }
 
 

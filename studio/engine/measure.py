@@ -20,6 +20,7 @@ from studio.engine.footprint import footprint_in_child
 from studio.engine.graph import digest, file_bytes, load
 from studio.engine.graph.read import external_files
 from studio.engine.latency import Protocol, measure_latency
+from studio.engine.portability import portability
 from studio.records.measure import DataSpec, Measurement
 from studio.records.task import Footprint, Measure, Measured, Measurements, News
 
@@ -56,6 +57,10 @@ def measure(
         for index, latency in enumerate(timed):
             board.add(index, latency=latency)
     _answers(task, paths, data, board, shares.answers)
+    called = _called(task)
+    for index, part in _parts(paths, shares.elsewhere):
+        if index or not paths[1:]:  # of the original nothing was changed that could make it answer otherwise
+            board.add(index, portability=portability(paths[index], data, part, task.threads, called))
     for index, part in _parts(paths, shares.memory):
         memory = Footprint(
             model=str(paths[index]),
@@ -72,9 +77,8 @@ def measure(
 
 def _answers(task: Measure, paths: list[Path], data: Dataset, board: _Board, progress: Progress) -> None:
     """Output error and accuracy of every model; the reference has no error, only an accuracy."""
-    called = "evaluation data" if task.evaluation is not None else "calibration data"
     reference = Reference(
-        Path(task.reference) if task.reference else paths[0], data, task.threads, called=called
+        Path(task.reference) if task.reference else paths[0], data, task.threads, called=_called(task)
     )
     for index, part in _parts(paths, progress):
         if index == 0 and task.reference in {"", task.models[0]}:
@@ -82,6 +86,11 @@ def _answers(task: Measure, paths: list[Path], data: Dataset, board: _Board, pro
         elif reference.comparable:
             error, accuracy = reference.compare(paths[index], part)
             board.add(index, error=error, accuracy=accuracy)
+
+
+def _called(task: Measure) -> str:
+    """What the data are called beside a figure."""
+    return "evaluation data" if task.evaluation is not None else "calibration data"
 
 
 def compressed_bytes(path: Path, progress: Progress | None = None) -> int:
@@ -131,7 +140,8 @@ class _Shares:
     def __init__(self, progress: Progress, *, latency: bool) -> None:
         end = 0.5 if latency else 0.05
         self.latency = progress.part(0.02, end)
-        self.answers = progress.part(end, 0.85)
+        self.answers = progress.part(end, 0.8)
+        self.elsewhere = progress.part(0.8, 0.85)
         self.memory = progress.part(0.85, 0.93)
         self.packing = progress.part(0.93, 1.0)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QFont, QFontMetrics, QResizeEvent
@@ -15,7 +15,7 @@ from studio.base import units
 from studio.gui.selection import Selection
 from studio.gui.theme import FIGURE_PX, Theme
 from studio.gui.widgets import Elided, label, watch
-from studio.records.verdict import slowdown
+from studio.records.verdict import elsewhere, slowdown
 
 NARROWEST = 120  # of a cell, in pixels
 
@@ -142,6 +142,12 @@ def _latency(view: View, original: Version | None, current: Version | None) -> F
 
 
 def _accuracy(view: View, original: Version | None, current: Version | None) -> Figure:
+    figure = _answers(view, original, current)
+    words = elsewhere(current.measurement) if current and current.measurement else ()
+    return replace(figure, detail="\n".join((figure.detail, *words)))
+
+
+def _answers(view: View, original: Version | None, current: Version | None) -> Figure:
     accuracy = current.measurement.accuracy if current and current.measurement else None
     first = original.measurement.accuracy if original and original.measurement else None
     if accuracy is not None:

@@ -57,6 +57,21 @@ class OutputError(Record, frozen=True, kw_only=True):
     data: str = ""
 
 
+class Portability(Record, frozen=True, kw_only=True):
+    """How alike a model answers elsewhere, against its own answers here, on a few samples.
+
+    Attributes:
+        optimization: without the runtime's graph optimization.
+        saturation: on an x86 processor without VNNI, where sums of two 8-bit products saturate at 16 bits
+            (emulated); None where no layer's can.
+        saturated: layers in which they did.
+    """
+
+    optimization: OutputError
+    saturation: OutputError | None = None
+    saturated: tuple[str, ...] = ()
+
+
 class Accuracy(Record, frozen=True, kw_only=True):
     """A task metric where labels exist; always with its n.
 
@@ -89,6 +104,7 @@ class Measurement(Record, frozen=True, kw_only=True):
     latency: Latency | None = None
     error: OutputError | None = None
     accuracy: Accuracy | None = None
+    portability: Portability | None = None
     runtime: str = ""  # 'onnxruntime 1.32.0, CPU'
     when: str = ""  # ISO 8601, UTC
 

@@ -1,10 +1,10 @@
-"""What a measurement means for the one who asked: a result that is slower than the original is said to be so."""
+"""What a measurement means for the one who asked: a result that is slower, or answers otherwise elsewhere, is said to be so."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from studio.records.measure import Latency
+from studio.records.measure import Latency, Measurement, OutputError
 from studio.records.steps import (
     AnySettings,
     Fp16,
@@ -16,6 +16,51 @@ from studio.records.steps import (
 
 # Two sessions of one file differ by about so much.
 _ALIKE = 0.03
+
+# Noise elsewhere counts from a quarter of what the compression itself makes, and below so many dB in any case.
+_FELT_DB, _POOR_DB = 6.0, 25.0
+
+
+def cautions(measurement: Measurement | None, settings: Sequence[AnySettings] = ()) -> tuple[str, ...]:
+    """What the measurement of a version says against it, a sentence each.
+
+    Args:
+        measurement: against the original; None = none yet.
+        settings: of the steps that made the version.
+    """
+    if measurement is None:
+        return ()
+    slow = slowdown(measurement.latency, settings)
+    return (*([slow] if slow else []), *elsewhere(measurement))
+
+
+def elsewhere(measurement: Measurement) -> tuple[str, ...]:
+    """Sentences on where else the version answers otherwise than here; empty where it answers alike."""
+    found = measurement.portability
+    if found is None:
+        return ()
+    words = []
+    if _felt(found.saturation, measurement.error):
+        assert found.saturation is not None
+        layers = f"{len(found.saturated)} layer{'s' if len(found.saturated) > 1 else ''}"
+        words.append(
+            f"On x86 processors without VNNI sums of 8-bit products saturate in {layers}: the answers keep "
+            f"{found.saturation.sqnr_db:.0f} dB of what they are here. 7-bit weights (reduce_range) answer alike everywhere; "
+            "so does onnxruntime with session.x64quantprecision=1, slower."
+        )
+    if _felt(found.optimization, measurement.error):
+        words.append(
+            f"Without graph optimization the answers keep {found.optimization.sqnr_db:.0f} dB of what they are with it: other "
+            "runtimes and versions may answer otherwise, too."
+        )
+    return tuple(words)
+
+
+def _felt(change: OutputError | None, own: OutputError | None) -> bool:
+    """Whether a change of the answers is more than a detail of what the version lost already."""
+    if change is None:
+        return False
+    return change.sqnr_db < max(_POOR_DB, 0.0 if own is None else own.sqnr_db + _FELT_DB)
 
 
 def slowdown(latency: Latency | None, settings: Sequence[AnySettings] = ()) -> str:
