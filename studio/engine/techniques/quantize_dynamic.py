@@ -127,7 +127,8 @@ def _words(listing: Listing, name: str, settings: QuantizeDynamic, context: Cont
     node = listing.nodes[name].node
     if _integer(listing, name, settings, context):
         rows = ", every row in a range of its own" if _by_row(listing, name, settings) else ""
-        return f"int8 weights{' per channel' if settings.per_channel else ''}, uint8 activations{rows}"
+        bits = "7-bit" if settings.reduce_range else "int8"
+        return f"{bits} weights{' per channel' if settings.per_channel else ''}, uint8 activations{rows}"
     if weight_only.form(node, _BLOCKS) == "matmul":
         return "int8 weights in blocks of 128, int8 activations by row (MatMulNBits)"
     return weight_only.describe(node, _BLOCKS)
@@ -208,7 +209,7 @@ def _write_integer(
     if blank:
         weights, quality = integers.zeros(shape, axis), ""
     else:
-        weights = integers.per_channel(tensor.numpy(), axis)
+        weights = integers.per_channel(tensor.numpy(), axis, 7 if settings.reduce_range else 8)
         quality = f", {sqnr_db(tensor.numpy(), weights.real()):.1f} dB"
     if node.op_type == "Conv":
         dynamic.write_convolution(model, node, weights)

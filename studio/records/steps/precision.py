@@ -107,6 +107,14 @@ class QuantizeDynamic(Settings, frozen=True, kw_only=True, tag="quantize_dynamic
     per_channel: Annotated[bool, Meta(title="Per channel", description="One scale per output channel.")] = (
         True
     )
+    reduce_range: Annotated[
+        bool,
+        Meta(
+            title="7-bit weights",
+            description="For processors without VNNI, where sums of 8-bit products may saturate.",
+            extra_json_schema={"advanced": True},
+        ),
+    ] = False
     convolutions: Annotated[
         bool,
         Meta(
@@ -166,7 +174,7 @@ class QuantizeStatic(Settings, frozen=True, kw_only=True, tag="quantize_static")
         bool,
         Meta(
             title="7-bit weights",
-            description="For processors without VNNI, whose 8-bit products may saturate.",
+            description="For processors without VNNI, where sums of 8-bit products may saturate.",
             extra_json_schema={"advanced": True},
         ),
     ] = False
