@@ -8,7 +8,7 @@
         calibrator: minmax
 
 All that is known of a technique comes from the fields of its settings record, so a new one needs
-nothing here.
+nothing here. In the place of steps may stand `preset: fast`, `careful` or `small`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ import msgspec
 import yaml
 
 from studio.base.errors import StudioError
-from studio.records.base import convert
+from studio.records.base import convert, replace
 from studio.records.measure import DataSpec, data_spec_text
 from studio.records.steps import SETTINGS, AnySettings, Recipe, Settings, Step
 
+_KEYS = ("name", "seed", "preset", "steps")
 _LONG = 12  # more layer names than this belong into a file
 _WORDS = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False, "none": None}
 _HEAD = """\
@@ -152,6 +153,15 @@ def _literals(hint: object) -> tuple[object, ...]:
     return next((found for arg in args if (found := _literals(arg))), ())
 
 
+def of_preset(name: str) -> Recipe:
+    """A recipe that lets a preset choose the steps.
+
+    Raises:
+        StudioError: there is no such preset.
+    """
+    return convert({"preset": name}, Recipe, f"the preset '{name}'")
+
+
 # ---------------------------------------------------------------- YAML
 
 
@@ -162,7 +172,8 @@ def to_yaml(recipe: Recipe) -> str:
         plain = msgspec.to_builtins(step.settings)
         steps.append({"technique": plain.pop("technique"), "layers": list(step.layers), **plain})
     content: dict[str, Any] = {"name": recipe.name} if recipe.name else {}
-    content |= {"seed": recipe.seed, "steps": steps}
+    content["seed"] = recipe.seed
+    content |= {"preset": recipe.preset} if recipe.preset else {"steps": steps}
     return _HEAD + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
 
 
@@ -179,15 +190,20 @@ def from_yaml(text: str, what: str = "the recipe") -> Recipe:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark is not None else ""
         raise StudioError(f"Cannot read {what}", f"it is no YAML ({problem}{where})") from error
-    if not isinstance(content, dict) or not isinstance(content.get("steps"), list) or not content["steps"]:
+    if isinstance(content, dict) and "preset" in content and "steps" not in content:
+        content["steps"] = []
+    elif not isinstance(content, dict) or not isinstance(content.get("steps"), list) or not content["steps"]:
         raise StudioError(f"Cannot read {what}", "it holds no list of 'steps'")
     for key in content:
-        if key not in {"name", "seed", "steps"}:
-            raise StudioError(f"Cannot read {what}", f"'{key}' is unknown", "It may hold: name, seed, steps.")
+        if key not in _KEYS:
+            raise StudioError(
+                f"Cannot read {what}", f"'{key}' is unknown", f"It may hold: {', '.join(_KEYS)}."
+            )
+    if content["steps"] and "preset" in content:
+        raise StudioError(f"Cannot read {what}", "it holds both a 'preset' and 'steps'", "Keep one of them.")
     steps = tuple(_step(item, f"step {i + 1} of {what}") for i, item in enumerate(content["steps"]))
-    plain = {"seed": content.get("seed", 0), "name": content.get("name", "")}
-    head = convert({"steps": (), **plain}, Recipe, what)
-    return Recipe(steps=steps, seed=head.seed, name=head.name)
+    head = convert({key: content[key] for key in _KEYS if key in content and key != "steps"}, Recipe, what)
+    return replace(head, steps=steps)
 
 
 def _step(item: object, what: str) -> Step:
@@ -264,6 +280,10 @@ def command(
     words = ["featherweight", "compress", model, "-o", output]
     layers = {step.layers for step in recipe.steps}
     names = next(iter(layers), ())
+    if recipe.preset:
+        words += ["--preset", recipe.preset]
+        words += ["--seed", str(recipe.seed)] if recipe.seed else []
+        return shlex.join([*words, *_data(calibration, evaluation), *more])
     awkward = any(set("|,") & set(_all_text(step)) for step in recipe.steps)
     if len(layers) == 1 and len(names) <= _LONG and not awkward:
         for step in recipe.steps:
@@ -274,11 +294,12 @@ def command(
             words += ["--seed", str(recipe.seed)]
     else:
         words += ["--recipe", recipe_file]
-    if calibration is not None:
-        words += ["--calibration", data_spec_text(calibration)]
-    if evaluation is not None:
-        words += ["--evaluation", data_spec_text(evaluation)]
-    return shlex.join([*words, *more])
+    return shlex.join([*words, *_data(calibration, evaluation), *more])
+
+
+def _data(calibration: DataSpec | None, evaluation: DataSpec | None) -> list[str]:
+    specs = {"--calibration": calibration, "--evaluation": evaluation}
+    return [word for name, spec in specs.items() if spec for word in (name, data_spec_text(spec))]
 
 
 def _all_text(step: Step) -> str:

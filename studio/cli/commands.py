@@ -84,6 +84,15 @@ def compress_(
     model: Model,
     output: Annotated[Path, typer.Option("-o", "--output", help="Where to write.", show_default=False)],
     step: Steps = None,
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="Let the kind of each layer decide: fast (INT8 in seconds), careful (the best INT8) or small (4-bit "
+            "weights where they run).",
+            metavar="fast|careful|small",
+            show_default=False,
+        ),
+    ] = "",
     recipe: Annotated[Path | None, typer.Option(help="A YAML file of steps.", show_default=False)] = None,
     layers: Layers = None,
     calibration: Calibration = "",
@@ -119,6 +128,7 @@ def compress_(
             output=output,
             steps=tuple(step or ()),
             recipe=recipe,
+            preset=preset,
             layers=tuple(layers or ()),
             calibration=calibration,
             evaluation=evaluation,

@@ -34,6 +34,7 @@ class Order:
     output: Path
     steps: tuple[str, ...] = ()
     recipe: Path | None = None
+    preset: str = ""
     layers: tuple[str, ...] = ()
     calibration: str = ""
     evaluation: str = ""
@@ -103,13 +104,18 @@ def recipe_of(order: Order) -> Recipe:
     Raises:
         StudioError: it names none, or both a file and steps, or one that cannot be used.
     """
-    if bool(order.steps) == (order.recipe is not None):
+    given = [bool(order.steps), order.recipe is not None, bool(order.preset)]
+    if sum(given) != 1:
         raise StudioError(
-            "Nothing says what to do" if not order.steps else "Both steps and a recipe were given",
-            hint="Give either --step NAME:key=value,… (repeated, in order) or --recipe FILE.",
+            "More than one thing says what to do" if any(given) else "Nothing says what to do",
+            hint="Give one of --preset NAME, --step NAME:key=value,… (repeated, in order) and --recipe FILE.",
         )
+    if order.preset and order.layers:
+        raise StudioError("A preset treats the whole model", hint="--layers goes with --step.")
     if order.recipe is not None:
         recipe = recipes.read(order.recipe)
+    elif order.preset:
+        recipe = recipes.of_preset(order.preset)
     else:
         recipe = Recipe(steps=tuple(recipes.parse_step(text) for text in order.steps))
     steps = tuple(_narrowed(step, order.layers) for step in recipe.steps)
@@ -272,7 +278,7 @@ def _print(terminal: Terminal, outcome: Outcome) -> None:
 def _cautions(outcome: Outcome) -> tuple[str, ...]:
     """What the measurement says against the result."""
     found = outcome.measurements[1] if len(outcome.measurements) > 1 else None
-    return cautions(found, [step.settings for step in outcome.recipe.steps])
+    return cautions(found, [plan.step.settings for plan in outcome.applied.plans])
 
 
 def _report(outcome: Outcome) -> Report:

@@ -22,10 +22,10 @@ from studio.engine.layers import Listing, list_layers
 from studio.engine.planning import open_calibration, plan_step, ready, resolve_layers
 from studio.engine.techniques import find
 from studio.engine.techniques.contract import Context
-from studio.records import task
+from studio.records import presets, task
 from studio.records.base import encode
 from studio.records.plan import Plan
-from studio.records.steps import Step
+from studio.records.steps import QuantizeWeights, Step
 
 # Timing the model so far may take this share of the time that the work itself takes.
 CHECKPOINT_SHARE = 0.2
@@ -45,9 +45,7 @@ def apply_steps(
     for number, step in enumerate(steps):
         part = context.progress.part(number / len(steps), (number + 1) / len(steps))
         here = replace(context, progress=part, memo={})
-        part.tick(0.0, f"Planning {step.settings.title.lower()}")
-        listing = list_layers(model, input_sizes)
-        plan = plan_step(listing, step, here)
+        listing, plan = _planned(model, step, here, input_sizes)
         if not plan.actions:
             raise StudioError(
                 f"{step.settings.title} can treat none of the {len(plan.refusals)} chosen layers",
@@ -62,6 +60,52 @@ def apply_steps(
         model = find(step.settings).apply(ready(listing, step), plan, here)
         plans.append(plan)
     return model, tuple(plans)
+
+
+def _planned(model: Model, step: Step, context: Context, input_sizes: dict[str, int]) -> tuple[Listing, Plan]:
+    context.progress.tick(0.0, f"Planning {step.settings.title.lower()}")
+    listing = list_layers(model, input_sizes)
+    return listing, plan_step(listing, step, context)
+
+
+def apply_preset(
+    model: Model, preset: presets.Preset, context: Context, input_sizes: dict[str, int]
+) -> tuple[Model, tuple[Plan, ...]]:
+    """Carry out what a preset chooses for this model; what its steps refuse gets 8-bit weights where that is possible.
+
+    Raises:
+        StudioError: no layer can be treated.
+        Cancelled: at any tick.
+    """
+    layers = list_layers(model, input_sizes).layers
+    chosen = presets.steps(preset, layers, calibrated=context.calibration is not None)
+    plans: list[Plan] = []
+    refused: list[str] = []
+    for number, step in enumerate(chosen):
+        part = context.progress.part(number / (len(chosen) + 1), (number + 1) / (len(chosen) + 1))
+        model, plan = _carried_out(model, step, replace(context, progress=part), input_sizes)
+        plans.append(plan)
+        refused += [refusal.layer for refusal in plan.refusals]
+    if refused:
+        rest = Step(settings=QuantizeWeights(bits=8), layers=tuple(refused))
+        last = replace(context, progress=context.progress.part(len(chosen) / (len(chosen) + 1), 1.0))
+        model, plan = _carried_out(model, rest, last, input_sizes)
+        plans.append(plan)
+    if not any(plan.actions for plan in plans):
+        raise StudioError(
+            "There is nothing to quantize",
+            plans[-1].refusals[0].reason if plans else "no layer holds float32 weights that can be treated",
+        )
+    return model, tuple(plan for plan in plans if plan.actions)
+
+
+def _carried_out(
+    model: Model, step: Step, context: Context, input_sizes: dict[str, int]
+) -> tuple[Model, Plan]:
+    """One step, and its plan; the model as it is where the step can treat no layer."""
+    here = replace(context, memo={})
+    listing, plan = _planned(model, step, here, input_sizes)
+    return (find(step.settings).apply(ready(listing, step), plan, here) if plan.actions else model), plan
 
 
 def apply(
@@ -98,7 +142,10 @@ def apply(
         note=notes.append,
         treated=_Reporter(asked, listing, emit),
     )
-    result, plans = apply_steps(model, asked.recipe.steps, context, sizes)
+    if asked.recipe.preset is None:
+        result, plans = apply_steps(model, asked.recipe.steps, context, sizes)
+    else:
+        result, plans = apply_preset(model, asked.recipe.preset, context, sizes)
     progress.tick(0.96, "Writing the model")
     output = Path(asked.output)
     written = graph.save(result, output)
@@ -168,6 +215,8 @@ class _Reporter:
         self._done = 0
         self._total = sum(len(resolve_layers(step.layers, listing)) for step in asked.recipe.steps[:1])
         self._total += len(asked.recipe.steps[1:]) * self._total
+        if asked.recipe.preset is not None:
+            self._total = len(listing.layers)
         self._timing = 0.0
         self._feed: Feed | None = None
         self._started = time.perf_counter()

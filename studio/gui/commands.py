@@ -15,6 +15,7 @@ from studio.base.errors import StudioError
 from studio.gui.dialogs import show_error
 from studio.gui.selection import Selection
 from studio.gui.theme import Theme
+from studio.records.presets import SUMMARIES, TITLES, Preset
 
 if TYPE_CHECKING:
     from studio.gui.main_window import MainWindow
@@ -105,6 +106,10 @@ class Command:
     within: str = ""
 
 
+def _stage(preset: Preset) -> Callable[[MainWindow], object]:
+    return lambda w: w.session.stage_preset(preset, w.selection.layers)
+
+
 COMMANDS: tuple[Command, ...] = (
     Command("file.open", "&Open…", "File", lambda w: w.files.ask_open(), "Open an ONNX model or a project", "Ctrl+O", icon="ph.folder-open"),
     Command("file.sample", "Open the &sample", "File", lambda w: w.files.open_sample(), "Open the bundled model with its data", icon="ph.gift"),
@@ -132,10 +137,14 @@ COMMANDS: tuple[Command, ...] = (
     Command("analyze.measure", "&Measure this version", "Analyze", lambda w: w.measure(), "Latency, size, memory and accuracy, against the original", "F8", needs_listing, "ph.gauge"),
     Command("analyze.compare", "&Compare versions…", "Analyze", lambda w: w.compare(), "Two versions side by side, layer by layer", "Ctrl+K", needs_two_versions, "ph.columns", 1),
     Command("compress.run", "&Compress", "Compress", lambda w: w.compress(), "Carry out what is staged, in the background", "F5", needs_staged, "ph.play"),
+    *(
+        Command(f"compress.{preset}", f"Stage {title}", "Compress", _stage(preset), f"{SUMMARIES[preset]} For the selected layers, or all", "", needs_listing, group=1)
+        for preset, title in TITLES.items()
+    ),
     Command("compress.train", "Fine-&tune…", "Compress", lambda w: w.ask_training(), "Train the model to win back what compressing lost", "Ctrl+T", needs_listing, "ph.graduation-cap"),
     Command("compress.cancel", "Ca&ncel", "Compress", lambda w: w.session.cancel_all(), "Stop everything that runs or waits", "Shift+F5", needs_job, "ph.stop"),
-    Command("compress.keep", "&Keep the selection as it is", "Compress", lambda w: w.session.clear_treatments(w.selection.layers), "Take the treatments of the selected layers away", "Ctrl+Backspace", needs_selection, group=1),
-    Command("compress.clear", "Clear a&ll treatments", "Compress", lambda w: w.session.clear_treatments(None), "Take every staged treatment away", "", needs_staged, group=1),
+    Command("compress.keep", "&Keep the selection as it is", "Compress", lambda w: w.session.clear_treatments(w.selection.layers), "Take the treatments of the selected layers away", "Ctrl+Backspace", needs_selection, group=2),
+    Command("compress.clear", "Clear a&ll treatments", "Compress", lambda w: w.session.clear_treatments(None), "Take every staged treatment away", "", needs_staged, group=2),
     Command("window.full", "&Full screen", "Window", lambda w: w.toggle_full_screen(), "Fill the whole screen", "F11", checked=lambda w: w.isFullScreen()),
     Command("help.show", "Featherweight &help", "Help", lambda w: w.show_help(), "First steps, shortcuts and words", "F1", icon="ph.question"),
     Command("help.about", "&About Featherweight", "Help", lambda w: w.show_about(), "Version, licences and the machine", group=1),

@@ -1,4 +1,4 @@
-"""The menu that treats layers: one entry a technique, with its usual settings."""
+"""The menu that treats layers: the presets, then one entry a technique, with its usual settings."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from PySide6.QtWidgets import QMenu, QWidget
 
 from studio.app.session import Session
 from studio.records.model import Layer
+from studio.records.presets import SUMMARIES, TITLES, Preset
 from studio.records.steps import SETTINGS, Settings
 
 
@@ -37,6 +38,9 @@ def fill_treatment_menu(menu: QMenu, session: Session, layers: Sequence[Layer]) 
         menu.addAction(f"Cannot be treated: {reason}").setEnabled(False)
         return
     staged = {s for name in names for s in project.treatment_of(name).settings}
+    for preset, title in TITLES.items():
+        _entry(menu, title, SUMMARIES[preset], _stage(session, names, preset))
+    menu.addSeparator()
     slot = ""
     for settings in choices():
         if slot and settings.slot != slot:
@@ -70,6 +74,10 @@ def _entry(menu: QMenu, words: str, tip: str, call: Callable[[], object]) -> QAc
 
 def _set(session: Session, names: list[str], settings: Any) -> Callable[[], object]:
     return lambda: session.set_treatment(names, settings.slot, settings)
+
+
+def _stage(session: Session, names: list[str], preset: Preset) -> Callable[[], object]:
+    return lambda: session.stage_preset(preset, names)
 
 
 def _literal_values(kind: type[Settings], name: str) -> tuple[Any, ...]:

@@ -238,7 +238,7 @@ def test_an_interrupted_compress_leaves_nothing(
         (["--step", "quantize_weights:bits=5"], "bits must be one of 2, 3, 4, 8"),
         (["--step", "sparsify:ratio=2"], "ratio must be below 1"),
         (["--step", "fp16", "--layers", "nothing*"], "No layer is called 'nothing*'"),
-        (["--step", "fp16", "--recipe", "r.yaml"], "Both steps and a recipe"),
+        (["--step", "fp16", "--recipe", "r.yaml"], "More than one thing says what to do"),
         ([], "Nothing says what to do"),
         (["--recipe", "missing.yaml"], "Cannot read the recipe missing.yaml"),
         (["--step", "fp16", "--calibration", "missing.npz"], "there is no file or folder missing.npz"),

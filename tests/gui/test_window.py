@@ -318,3 +318,13 @@ def test_space_presses_a_focused_button_and_fits_the_graph_only_there(
     button.setFocus()
     with qtbot.waitSignal(opened.inspector.all_asked):
         qtbot.keyClick(button, Qt.Key.Key_Space)
+
+
+def test_a_preset_is_staged_on_the_selection_or_on_all(opened: MainWindow) -> None:
+    opened.actions_["compress.small"].trigger()
+    staged = opened.session.view.project.staged
+    assert staged
+    opened.session.clear_treatments(None)
+    opened.selection.set(staged[:1])
+    opened.actions_["compress.fast"].trigger()
+    assert opened.session.view.project.staged == staged[:1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from studio.records.base import Record
 from studio.records.steps.precision import (
@@ -85,11 +85,12 @@ class Step(Record, frozen=True, kw_only=True):
 
 
 class Recipe(Record, frozen=True, kw_only=True):
-    """An ordered list of steps; a YAML file."""
+    """An ordered list of steps, or a preset that chooses them for the model at hand; a YAML file."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[Step, ...] = ()
     seed: int = 0
     name: str = ""
+    preset: Literal["fast", "careful", "small"] | None = None
 
 
 class Treatment(Record, frozen=True, kw_only=True):
