@@ -144,7 +144,7 @@ def _tucker(moved: Array, inverse: Array, shape: Shape) -> Factors:
 def _cp(moved: Array, inverse: Array, shape: Shape) -> Factors:
     channels, taps, out = moved.shape
     edge = max(1, (moved.size - 1) // (channels + taps + out))  # the largest rank that saves anything
-    grid = np.unique(np.geomspace(max(1, edge // 16), edge, _CP_RANKS).astype(int))
+    grid = np.unique([1, *np.geomspace(max(1, edge // 16), edge, _CP_RANKS).astype(int)])
     total = float(np.square(moved).sum())
     tail = np.full(edge + 1, total)
     ranked = {}

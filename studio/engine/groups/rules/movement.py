@@ -67,6 +67,8 @@ def _block(t: Trace, x: Labels, dims: tuple[int, ...], out: tuple[int, ...], wor
         return [next(kept) if d > 1 else None for d in out]
     columns = _columns(t, x, dims)
     reason = next((r for a in tracked if (r := t.atoms.reason(int(a[0])))), f"is regrouped at {words}")
+    if not columns:  # nothing here is ever removed
+        return [t.atoms.fixed(d, reason) if d > 1 else None for d in out]
     if len(large) == 1:
         merged = columns[0] if len(columns) == 1 else t.atoms.product(np.stack(columns, axis=1))
         return [merged if d > 1 else None for d in out]

@@ -178,6 +178,33 @@ def quantized() -> Net:
     return model(nodes, {"x": (FLOAT, [1, 3, 6, 6])}, [value], weights), {"x": floats(1, 3, 6, 6)}
 
 
+def shifted_windows() -> Net:
+    """A picture rolled along both axes, parted into windows whose pixels are mixed by a matrix, and put back."""
+    ends = np.array([np.iinfo(np.int64).max])
+    weights: dict[str, np.ndarray] = {
+        "w": floats(8, 3, 1, 1, seed=1), "mix": floats(4, 4, seed=2), "last": floats(5, 8, 1, 1, seed=3),
+        "zero": np.array([0]), "one": np.array([1]), "ends": ends, "two": np.array([2]), "three": np.array([3]),
+        "parted": np.array([1, 8, 2, 2, 2, 2]), "windows": np.array([1, 8, 4, 4]), "whole": np.array([1, 8, 4, 4]),
+    }  # fmt: skip
+    nodes, value = [node("Conv", ["x", "w"], ["a"])], "a"
+    for axis in ("two", "three"):
+        nodes += [
+            node("Slice", [value, "one", "ends", axis], [f"later_{axis}"]),
+            node("Slice", [value, "zero", "one", axis], [f"first_{axis}"]),
+            node("Concat", [f"later_{axis}", f"first_{axis}"], [f"r_{axis}"], axis=2 if axis == "two" else 3),
+        ]
+        value = f"r_{axis}"
+    nodes += [
+        node("Reshape", [value, "parted"], ["p"]),
+        node("Transpose", ["p"], ["t"], perm=[0, 1, 2, 4, 3, 5]),
+        node("Reshape", ["t", "windows"], ["v"]),
+        node("MatMul", ["v", "mix"], ["m"]),
+        node("Reshape", ["m", "whole"], ["b"]),
+        node("Conv", ["b", "last"], ["y"]),
+    ]
+    return model(nodes, {"x": (FLOAT, [1, 3, 4, 4])}, ["y"], weights), {"x": floats(1, 3, 4, 4)}
+
+
 NETS = {
     "if": branches,
     "loop": rounds,
@@ -187,6 +214,7 @@ NETS = {
     "standard attention": lambda: attention(""),
     "fused layers": fused_layers,
     "quantized": quantized,
+    "shifted windows": shifted_windows,
 }
 
 
@@ -219,6 +247,7 @@ def test_a_hand_made_net_is_cut_exactly(name, ratio, tmp_path):
 WIDTHS = {
     "if": [6, 8], "loop": [8], "scan": [8], "einsum": [4, 8, 8], "fused attention": [4, 8, 8],
     "standard attention": [4, 8, 8], "fused layers": [8, 12], "quantized": [8, 12],
+    "shifted windows": [8],
 }  # fmt: skip
 
 

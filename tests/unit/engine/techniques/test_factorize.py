@@ -20,6 +20,7 @@ from studio.engine.layers import Listing, list_layers
 from studio.engine.planning import plan_step
 from studio.engine.techniques import find
 from studio.engine.techniques.contract import Context
+from studio.engine.techniques.conv_forms import cut, decompose, factor_shapes
 from studio.engine.techniques.spectra import _of_weights
 from studio.records.measure import DataSpec
 from studio.records.steps import Factorize, Step
@@ -181,3 +182,11 @@ def test_a_convolution_that_is_a_product_is_found_to_be_one(tmp_path: Path, form
     model = find(step.settings).apply(listing, plan_step(listing, step, context), context)
     assert error(listing, model, data) < 1e-3
     assert len([n for n in graph.nodes(model) if n.op_type == "Conv"]) == 4
+
+
+@pytest.mark.parametrize("form", ["spatial", "depthwise", "tucker", "cp"])
+def test_a_convolution_that_hardly_matters_can_be_cut_to_rank_1(form: str) -> None:
+    weight = RNG.normal(size=(40, 48, 3, 3))
+    factors = decompose(form, weight, np.eye(40))  # type: ignore[arg-type]
+    parts = cut(form, factors, weight.shape, 1)  # type: ignore[arg-type]
+    assert [p.shape for p in parts] == list(factor_shapes(form, weight.shape, 1))  # type: ignore[arg-type]
