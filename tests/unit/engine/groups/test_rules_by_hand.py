@@ -11,8 +11,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from studio.engine.graph import load
+from studio.engine.groups.atoms import NEVER
 from studio.engine.groups.cut import cut_twins
 from studio.engine.groups.grouping import Grouping, find_groups
+from studio.engine.groups.rules.movement import regroup
 from studio.engine.groups.trace import trace
 from studio.engine.layers import list_layers
 from studio.engine.planning import plan_step
@@ -178,33 +180,6 @@ def quantized() -> Net:
     return model(nodes, {"x": (FLOAT, [1, 3, 6, 6])}, [value], weights), {"x": floats(1, 3, 6, 6)}
 
 
-def shifted_windows() -> Net:
-    """A picture rolled along both axes, parted into windows whose pixels are mixed by a matrix, and put back."""
-    ends = np.array([np.iinfo(np.int64).max])
-    weights: dict[str, np.ndarray] = {
-        "w": floats(8, 3, 1, 1, seed=1), "mix": floats(4, 4, seed=2), "last": floats(5, 8, 1, 1, seed=3),
-        "zero": np.array([0]), "one": np.array([1]), "ends": ends, "two": np.array([2]), "three": np.array([3]),
-        "parted": np.array([1, 8, 2, 2, 2, 2]), "windows": np.array([1, 8, 4, 4]), "whole": np.array([1, 8, 4, 4]),
-    }  # fmt: skip
-    nodes, value = [node("Conv", ["x", "w"], ["a"])], "a"
-    for axis in ("two", "three"):
-        nodes += [
-            node("Slice", [value, "one", "ends", axis], [f"later_{axis}"]),
-            node("Slice", [value, "zero", "one", axis], [f"first_{axis}"]),
-            node("Concat", [f"later_{axis}", f"first_{axis}"], [f"r_{axis}"], axis=2 if axis == "two" else 3),
-        ]
-        value = f"r_{axis}"
-    nodes += [
-        node("Reshape", [value, "parted"], ["p"]),
-        node("Transpose", ["p"], ["t"], perm=[0, 1, 2, 4, 3, 5]),
-        node("Reshape", ["t", "windows"], ["v"]),
-        node("MatMul", ["v", "mix"], ["m"]),
-        node("Reshape", ["m", "whole"], ["b"]),
-        node("Conv", ["b", "last"], ["y"]),
-    ]
-    return model(nodes, {"x": (FLOAT, [1, 3, 4, 4])}, ["y"], weights), {"x": floats(1, 3, 4, 4)}
-
-
 NETS = {
     "if": branches,
     "loop": rounds,
@@ -214,8 +189,16 @@ NETS = {
     "standard attention": lambda: attention(""),
     "fused layers": fused_layers,
     "quantized": quantized,
-    "shifted windows": shifted_windows,
 }
+
+
+def test_positions_that_are_never_removed_can_be_regrouped(tmp_path):
+    proto, _feed = fused_layers()
+    listing = list_layers(load(write(proto, tmp_path / "net.onnx")))
+    never = np.full(4, NEVER)
+    assert [
+        len(a) for a in regroup(trace(listing.model, listing.shapes), (never, never), (4, 4), (16,), "here")
+    ] == [16]
 
 
 def grouped(proto: onnx.ModelProto, folder: Path) -> Grouping:
@@ -247,7 +230,6 @@ def test_a_hand_made_net_is_cut_exactly(name, ratio, tmp_path):
 WIDTHS = {
     "if": [6, 8], "loop": [8], "scan": [8], "einsum": [4, 8, 8], "fused attention": [4, 8, 8],
     "standard attention": [4, 8, 8], "fused layers": [8, 12], "quantized": [8, 12],
-    "shifted windows": [8],
 }  # fmt: skip
 
 
