@@ -56,6 +56,7 @@ def measure(kind: str, model: Path, data: str) -> dict[str, float]:
     listing = list_layers(graph.load(model))
     samples = open_data(DataSpec(path=data), listing.inputs, dict(listing.input_sizes))
     settings = steps.QuantizeStatic()
+    find(settings)  # imports what it needs
 
     def bare() -> None:
         session = execute.session(model, threads=THREADS)

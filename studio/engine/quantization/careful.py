@@ -7,7 +7,6 @@ values that 8 bits would spoil it with stay in float; ways to choose ranges and 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,7 +21,7 @@ from studio.engine.quantization.islands import find_islands
 from studio.engine.quantization.moments import layer_moments
 from studio.engine.quantization.nearby import Nearby
 from studio.engine.quantization.qdq import LayerWeights, out_axis
-from studio.engine.quantization.recipe import corrected, observed, rounded
+from studio.engine.quantization.recipe import Outcome, corrected, first_samples, observed, rounded
 from studio.engine.quantization.search import Judge
 from studio.engine.quantization.static import Choice, Workshop
 from studio.engine.quantization.survey import survey
@@ -33,11 +32,8 @@ Ranges: TypeAlias = Mapping[str, tuple[float, float]]
 
 # Numbers in the samples that candidates are compared on, that single values are tried on, that moments are taken of.
 _JUDGED, _SURVEYED, _ROUNDED = 3_000_000, 1_200_000, 8_000_000
-_FEWEST, _MOST = 1, 64
 # Strengths of channel scaling that are compared.
 _STRENGTHS = (0.0, 0.5, 0.9)
-# Samples a run: onnxruntime holds all activations that statistics are taken of until its end.
-_BATCH = 4
 # Of second moments: a few samples tell less about many inputs than they seem to.
 _DAMPING = 0.05
 # The sites of a model are tried in so many stretches.
@@ -47,21 +43,6 @@ _GOOD = 10**-2.2
 # What is measured on a few samples must be better by this much to be better on others, too: biases; ranges, which were
 # taken from the same samples.
 _BETTER, _NARROWER = 0.97, 0.8
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What was found.
-
-    Attributes:
-        shop: the layers that run on integers.
-        choice: their numbers.
-        kept: layers left in float, with the SQNR in dB of the answer that their noisiest value would leave.
-    """
-
-    shop: Workshop
-    choice: Choice
-    kept: Mapping[str, float]
 
 
 def careful(
@@ -82,11 +63,11 @@ def careful(
         threads: of the runtime.
         work: multiplications by layer; None = all layers are to run on integers.
     """
-    shop = _equalized(shop, _samples(data, _JUDGED), progress.part(0.0, 0.05), threads)
+    shop = _equalized(shop, first_samples(data, _JUDGED), progress.part(0.0, 0.05), threads)
     seen = observed(shop, data, progress.part(0.05, 0.15), threads, samples=True)
     weights = _fed_back(shop, data, settings, progress.part(0.15, 0.3), threads)
-    few = _samples(data, _SURVEYED)
-    judged = _samples(data, _JUDGED)
+    few = first_samples(data, _SURVEYED)
+    judged = first_samples(data, _JUDGED)
     search = _Search(shop, weights, seen, judged, threads)
     bounds: Ranges = search.whole
     kept: dict[str, float] = {}
@@ -97,8 +78,8 @@ def careful(
     if kept:
         shop = shop.without(kept)
         search = _Search(shop, {key: weights[key] for key in shop.layers}, seen, judged, threads)
-    choice = search.best(bounds, judged, settings, progress.part(0.8, 1.0))
-    return Outcome(shop, choice, kept)
+    choice, noise = search.best(bounds, judged, settings, progress.part(0.8, 1.0))
+    return Outcome(shop, choice, noise, kept)
 
 
 class _Search:
@@ -117,8 +98,10 @@ class _Search:
         self._plain = corrected(shop, weights, seen)
         self.whole = {name: choose_range(o, "minmax") for name, o in seen.items()}
 
-    def best(self, bounds: Ranges, feeds: list[Feed], settings: QuantizeStatic, progress: Progress) -> Choice:
-        """The best ranges, stretch by stretch, and the best biases.
+    def best(
+        self, bounds: Ranges, feeds: list[Feed], settings: QuantizeStatic, progress: Progress
+    ) -> tuple[Choice, float]:
+        """The best ranges, stretch by stretch, and the best biases; the noise that is left.
 
         Args:
             bounds: ranges to begin with.
@@ -145,8 +128,8 @@ class _Search:
                 tried = {**ranges, **{name: other[name] for name in stretch}}
                 if tried != ranges and (noise := self.noise(tried, biases)) < _NARROWER * least:
                     least, ranges = noise, tried
-        biases, _ = self._least(ranges, [*ways, self._corrected_nearby(ranges, feeds)], least, biases)
-        return Choice(self._weights, ranges, biases)
+        biases, least = self._least(ranges, [*ways, self._corrected_nearby(ranges, feeds)], least, biases)
+        return Choice(self._weights, ranges, biases), least
 
     def noise(self, ranges: Ranges, biases: Mapping[str, Array] | None = None) -> float:
         """Of the finished model's answers."""
@@ -197,9 +180,9 @@ def _fed_back(
 ) -> dict[str, LayerWeights]:
     bits = 7 if settings.reduce_range else 8
     found = rounded(shop, bits)
-    if not shop.per_channel:
+    if not (shop.grid.per_channel and shop.grid.symmetric):
         return found
-    feeds = _samples(data, _ROUNDED)
+    feeds = first_samples(data, _ROUNDED)
     moments = layer_moments(
         shop.model,
         list(shop.layers.values()),
@@ -212,11 +195,3 @@ def _fed_back(
         axis = out_axis(shop.layers[key])
         found[key] = integers.fed_back(shop.weight(key), axis, bits, moments[key], damping=_DAMPING)
     return found
-
-
-def _samples(data: Dataset, numbers: int) -> list[Feed]:
-    """The first samples that hold about so many numbers, in small batches."""
-    first = next(iter(data.take(max(1, data.batch_size(1))).feeds(1)))
-    each = max(1, sum(array.size for array in first.values()) // data.batch_size(1))
-    count = int(np.clip(numbers // each, _FEWEST, _MOST))
-    return list(data.take(max(count, data.batch_size(1))).feeds(_BATCH))

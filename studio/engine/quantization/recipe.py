@@ -1,11 +1,13 @@
 """The quick way to the numbers of a static int8 model, and what both ways share.
 
-A repair is kept only where it lowers the output error that is measured on calibration data.
+Whole ranges and the nearest weights are good for most models; whether mean errors are put back into the biases is
+measured. Only where little of the answer is left then, the values that spoil it are looked for, as the careful way does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,28 +17,53 @@ from studio.base.progress import Progress
 from studio.engine.dataset import Dataset
 from studio.engine.quantization import repair
 from studio.engine.quantization import weights as integers
-from studio.engine.quantization.calibrate import Calibrator, Observed, choose_range, observe
+from studio.engine.quantization.calibrate import Calibrator, Feed, Observed, choose_range, observe
+from studio.engine.quantization.islands import find_islands
 from studio.engine.quantization.qdq import LayerWeights
 from studio.engine.quantization.search import Judge
 from studio.engine.quantization.static import Choice, Workshop
+from studio.engine.quantization.survey import survey
 from studio.records.steps import QuantizeStatic
 
 Array: TypeAlias = npt.NDArray[Any]
 
-# Samples that candidates are compared on.
-_GLANCED = 6
-# Calibrators that are compared.
-_QUICK: tuple[Calibrator, ...] = ("minmax", "mse")
+# Noise in the answers (a share of their power) above which the quick way looks closer.
+POOR = 10**-1.5
+# Numbers in the samples that candidates are compared on, that single values are tried on.
+_GLANCED, _SURVEYED = 1_000_000, 1_200_000
+_FEWEST, _MOST = 1, 64
+# What is tried where whole ranges are poor.
+_NARROW: tuple[Calibrator, ...] = ("mse", "percentile")
 # Samples a run: onnxruntime holds all activations that statistics are taken of until its end.
 _BATCH = 1
 
 
-def fast(
-    shop: Workshop, data: Dataset, settings: QuantizeStatic, progress: Progress, threads: int
-) -> tuple[Choice, float]:
-    """One pass over the data for ranges and means; the better of two calibrators; biases corrected if that helps.
+@dataclass(frozen=True)
+class Outcome:
+    """What was found.
 
-    Also gives the noise that is measured in the answers, as a share of their power.
+    Attributes:
+        shop: the layers that run on integers.
+        choice: their numbers.
+        noise: in the answers, as a share of their power, measured on calibration samples.
+        kept: layers left in float, with the SQNR in dB of the answer that their noisiest value would leave.
+    """
+
+    shop: Workshop
+    choice: Choice
+    noise: float
+    kept: Mapping[str, float] = field(default_factory=dict)
+
+
+def fast(
+    shop: Workshop,
+    data: Dataset,
+    settings: QuantizeStatic,
+    progress: Progress,
+    threads: int,
+    work: Mapping[str, int] | None = None,
+) -> Outcome:
+    """One pass over the data for ranges and means, biases corrected if that helps; more only where that is poor.
 
     Args:
         shop: the float form and the places of its integers.
@@ -44,23 +71,55 @@ def fast(
         settings: of the step.
         progress: of it all.
         threads: of the runtime.
+        work: multiplications by layer; None = all layers are to run on integers.
     """
-    kinds = _QUICK if settings.calibrator == "auto" else (settings.calibrator,)
-    seen = observed(shop, data, progress.part(0.0, 0.7), threads, samples=kinds != ("minmax",), settle=True)
+    auto = settings.calibrator == "auto"
+    kind: Calibrator = "minmax" if settings.calibrator == "auto" else settings.calibrator
+    part = progress.part(0.0, 0.3 if auto else 0.9)
+    seen = observed(shop, data, part, threads, samples=kind != "minmax", settle=True)
     weights = rounded(shop, 7 if settings.reduce_range else 8)
-    biases = corrected(shop, weights, seen)
-    judge = Judge(shop.model, data.take(_GLANCED).feeds(_BATCH), threads)
-    best, least = Choice(weights), np.inf
-    for kind in progress.part(0.7, 0.95).over(kinds, lambda kind: f"Trying {kind} ranges"):
-        ranges = {k: choose_range(o, kind, settings.percentile) for k, o in seen.items()}
-        choice = Choice(weights, ranges, biases)
-        noise = judge.noise(shop.build(choice))
-        if noise < least:
-            best, least = choice, noise
-    plain = Choice(weights, best.ranges)
-    progress.tick(0.95, "Comparing biases")
-    uncorrected = judge.noise(shop.build(plain))
-    return (plain, uncorrected) if uncorrected < least else (best, least)
+    ranges = {k: choose_range(o, kind, settings.percentile) for k, o in seen.items()}
+    glanced = first_samples(data, _GLANCED)
+    judge = Judge(shop.model, glanced, threads)
+    progress.tick(0.3 if auto else 0.9, "Comparing biases")
+    found = _better_biases(shop, weights, seen, ranges, judge)
+    if not auto or found.noise < POOR or len(shop.layers) < 2:
+        return found
+    progress.tick(0.4, "Little of the answer is left: looking closer")
+    kept: Mapping[str, float] = {}
+    if work is not None:
+        few = first_samples(data, _SURVEYED)
+        findings = survey(shop, weights, seen, few, progress.part(0.4, 0.8), threads, thorough=False)
+        kept = find_islands(shop, findings, work)
+    less = shop.without(kept) if kept else shop
+    watched = observe(less.model, less.watches(), glanced, threads=threads, samples=True)
+    every = [ranges, *({k: choose_range(o, kind) for k, o in watched.items()} for kind in _NARROW)]
+    for tried in progress.part(0.8, 1.0).over(every, lambda _: "Comparing ranges"):
+        other = _better_biases(less, {k: weights[k] for k in less.layers}, seen, tried, judge)
+        if other.noise < found.noise:
+            found = Outcome(less, other.choice, other.noise, kept)
+    return found
+
+
+def _better_biases(
+    shop: Workshop,
+    weights: Mapping[str, LayerWeights],
+    seen: Mapping[str, Observed],
+    ranges: Mapping[str, tuple[float, float]],
+    judge: Judge,
+) -> Outcome:
+    """The model's own biases or corrected ones, whichever answer better."""
+    options = [Choice(weights, ranges, biases) for biases in (corrected(shop, weights, seen), {})]
+    found = [Outcome(shop, choice, judge.noise(shop.build(choice))) for choice in options]
+    return min(found, key=lambda outcome: outcome.noise)
+
+
+def first_samples(data: Dataset, numbers: int, batch: int = 4) -> list[Feed]:
+    """The first samples that hold about so many numbers, in small batches."""
+    first = next(iter(data.take(max(1, data.batch_size(1))).feeds(1)))
+    each = max(1, sum(array.size for array in first.values()) // data.batch_size(1))
+    count = int(np.clip(numbers // each, _FEWEST, _MOST))
+    return list(data.take(max(count, data.batch_size(1))).feeds(batch))
 
 
 def observed(
@@ -81,7 +140,7 @@ def observed(
 
 def rounded(shop: Workshop, bits: int) -> dict[str, LayerWeights]:
     """The nearest integers for the weights of all layers."""
-    return {key: integers.per_channel(shop.weight(key), shop.axis(key), bits) for key in shop.layers}
+    return {key: shop.rounded(key, bits) for key in shop.layers}
 
 
 def corrected(

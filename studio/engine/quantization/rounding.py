@@ -13,7 +13,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy import linalg
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -58,6 +57,8 @@ def feedback(
 
 def _factor(hessian: Array, damping: float) -> Array:
     """Upper U with H⁻¹ = Uᵀ U, for a damped H; dead inputs (zero moments) count as the mean."""
+    from scipy import linalg  # takes a while to load
+
     h = hessian.astype(np.float64)
     diagonal = np.diag(h)
     mean = float(diagonal.mean()) or 1.0

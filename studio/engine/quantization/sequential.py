@@ -19,7 +19,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from scipy import linalg
 
 from studio.base.progress import Progress
 from studio.engine import edit
@@ -166,6 +165,8 @@ def corrected(w: Array, halves: Sequence[Sums]) -> Array:
 
 def _change(w: Array, sums: Sums, ridge: float) -> Array:
     """W A (H + λI)⁻¹ for (groups, n, k) weights."""
+    from scipy import linalg  # takes a while to load
+
     result = np.empty_like(w)
     for group, (h, a) in enumerate(zip(sums.h, sums.a, strict=True)):
         damped = h + np.eye(len(h), dtype=h.dtype) * max(ridge * float(np.trace(h)) / len(h), 1e-12)

@@ -51,6 +51,8 @@ def survey(
     feeds: Sequence[Feed],
     progress: Progress,
     threads: int = 0,
+    *,
+    thorough: bool = True,
 ) -> dict[str, Finding]:
     """The best range of every site that has a grid of its own.
 
@@ -61,9 +63,11 @@ def survey(
         feeds: a few.
         progress: of the survey.
         threads: of the runtime.
+        thorough: try narrower ranges, too, not only the whole ones.
     """
     whole = {name: (min(o.low, 0.0), max(o.high, 0.0)) for name, o in seen.items()}
-    trials = _trials(shop, weights, whole, feeds, progress.part(0.0, 0.3), threads)
+    shares = _SHARES if thorough else _SHARES[:1]
+    trials = _trials(shop, weights, whole, feeds, shares, progress.part(0.0, 0.3), threads)
     families = _families(shop, trials[0].losses)
     alone = Alone(shop, list(trials[0].losses), feeds, threads)
 
@@ -84,7 +88,9 @@ def survey(
             members = families[name]
             nearby = min(trials, key=lambda trial: sum(trial.losses[member] for member in members))
             chosen = [trials[0]] if nearby is trials[0] else [trials[0], nearby]
-            if nearby.high < trials[1].high:  # what is best nearby is often too narrow for the answer
+            if (
+                thorough and nearby.high < trials[1].high
+            ):  # what is best nearby is often too narrow for the answer
                 chosen.append(trials[1])
             options = [Finding(trial.bounds[name], noise([name], trial)) for trial in chosen]
             best = min(options, key=lambda finding: finding.noise)
@@ -114,12 +120,13 @@ def _trials(
     weights: Mapping[str, LayerWeights],
     whole: Mapping[str, Bounds],
     feeds: Sequence[Feed],
+    shares: Sequence[Bounds],
     progress: Progress,
     threads: int,
 ) -> list[Trial]:
     near = Nearby(shop, weights, threads)
     found = []
-    for low, high in progress.over(_SHARES, lambda _: "Looking at the next values"):
+    for low, high in progress.over(shares, lambda _: "Looking at the next values"):
         bounds = {}
         for name in whole:
             bottom, top = whole[shop.placed.grids[name]]

@@ -19,16 +19,13 @@ from studio.engine.dataset import Dataset
 from studio.engine.graph import Model, constant
 from studio.engine.layers import LayerNode, Listing
 from studio.engine.quantization import grids, recipe
-from studio.engine.quantization.careful import Outcome, careful
+from studio.engine.quantization.careful import careful
 from studio.engine.quantization.placement import LAYERS
 from studio.engine.quantization.promise import promise
-from studio.engine.quantization.static import Choice, Workshop, fits
+from studio.engine.quantization.static import Choice, Integers, Workshop, fits
 from studio.engine.techniques.contract import Context
 from studio.records.plan import Plan, Refusal
 from studio.records.steps import QuantizeStatic, Settings, Step
-
-# Noise in the answers (a share of their power) that the user is told of.
-_POOR = 10**-1.5
 
 
 class StaticInt8:
@@ -46,7 +43,7 @@ class StaticInt8:
             Refusal(
                 layer=name,
                 reason=f"kept in float: a value beside it, in 8 bits, would alone leave {kept[name]:.0f} dB of the answer",
-                hint="Channels there differ too much in range for one scale; the preset Fast takes it along.",
+                hint="Channels there differ too much in range for one scale.",
             )
             for name in kept
         ]
@@ -54,11 +51,8 @@ class StaticInt8:
         if not chosen:
             return promise(listing, step, None, {}, refusals)
         shop = _workshop(listing, step, chosen, context)
-        what = "int8 weights per channel" if _settings(step).per_channel else "int8 weights"
-        words = dict.fromkeys(chosen, f"{what}, uint8 activations")
-        return promise(
-            listing, step, shop.build(shop.blank()), words, refusals, _notes(listing, step, context)
-        )
+        words = dict.fromkeys(chosen, _words(_settings(step)))
+        return promise(listing, step, shop.build(shop.blank()), words, refusals, _notes(listing, context))
 
     def draft(self, listing: Listing, plan: Plan, context: Context) -> Model:
         """See `Drafting.draft`."""
@@ -74,19 +68,16 @@ class StaticInt8:
                 "Give a few dozen unlabelled samples, or choose dynamic int8, which needs none.",
             )
         names = {listing.nodes[a.layer].record.key: a.layer for a in plan.actions}
-        shop = _workshop(listing, plan.step, list(names.values()), context)
         settings = _settings(plan.step)
         progress = context.progress.part(0.0, 0.9)
-        if settings.preset == "careful":
-            found = _outcome(listing, plan.step, list(names.values()), context, progress, search=False)
-            shop, choice = found.shop, found.choice
-        else:
-            choice, noise = recipe.fast(shop, context.calibration, settings, progress, context.threads)
-            if noise > _POOR:
-                context.note(
-                    f"Only {-10 * np.log10(noise):.0f} dB of the answer are left on calibration samples: a few values do "
-                    "not fit 8 bits. The preset Careful finds them and leaves the layers around them in float."
-                )
+        found = _outcome(listing, plan.step, list(names.values()), context, progress, search=False)
+        shop, choice = found.shop, found.choice
+        if found.noise > recipe.POOR:
+            context.note(
+                f"Only {-10 * np.log10(found.noise):.0f} dB of the answer are left on calibration samples: a few values "
+                "do not fit 8 bits."
+                + ("" if settings.preset == "careful" else " The preset Careful tries more.")
+            )
         done = 0
         last = context.progress.part(0.9, 1.0)
 
@@ -103,15 +94,22 @@ def _settings(step: Step) -> QuantizeStatic:
     return cast("QuantizeStatic", step.settings)
 
 
+def _words(settings: QuantizeStatic) -> str:
+    """What is done to each layer."""
+    weights = "7-bit" if settings.reduce_range else "int8"
+    channel = " per channel" if settings.per_channel else ""
+    shifted = "" if settings.symmetric else " with zero points"
+    return f"{weights} weights{channel}{shifted}, uint{settings.activations} activations"
+
+
 def _quality(shop: Workshop, choice: Choice, key: str) -> float:
     """SQNR in dB of a layer's integer weights."""
     return grids.sqnr_db(shop.weight(key), choice.weights[key].real())
 
 
 def _kept(listing: Listing, step: Step, names: list[str], context: Context) -> dict[str, float]:
-    """Layers that the careful preset keeps in float, with the dB that a value beside them would leave."""
-    careful_search = _settings(step).preset == "careful" and context.calibration is not None
-    if not careful_search or context.preview or len(names) < 2:
+    """Layers that are better kept in float, with the dB that a value beside them would leave."""
+    if context.calibration is None or context.preview or len(names) < 2:
         return {}
     found = _outcome(listing, step, names, context, context.progress, search=True)
     by_key = {listing.nodes[name].record.key: name for name in names}
@@ -120,30 +118,32 @@ def _kept(listing: Listing, step: Step, names: list[str], context: Context) -> d
 
 def _outcome(
     listing: Listing, step: Step, names: list[str], context: Context, progress: Progress, *, search: bool
-) -> Outcome:
-    """Careful numbers, found once: a plan looks for layers to keep in float, and applying it takes what was found."""
+) -> recipe.Outcome:
+    """The numbers, found once: a plan looks for layers to keep in float, and applying it takes what was found."""
     assert context.calibration is not None
     settings = _settings(step)
-    key = ("careful", id(context.calibration), settings)
+    key = ("static", id(context.calibration), settings)
     if (*key, tuple(names)) not in context.memo:
         work = None
         if search:
             records = [listing.nodes[name].record for name in names]
             work = {record.key: record.cost.macs or 0 for record in records}
         shop = _workshop(listing, step, names, context)
-        found = careful(shop, context.calibration, settings, progress, context.threads, work)
+        search_numbers = careful if settings.preset == "careful" else recipe.fast
+        found = search_numbers(shop, context.calibration, settings, progress, context.threads, work)
         left = [name for name in names if listing.nodes[name].record.key not in found.kept]
         context.memo[(*key, tuple(names))] = context.memo[(*key, tuple(left))] = found
-    return cast("Outcome", context.memo[(*key, tuple(names))])
+    return cast("recipe.Outcome", context.memo[(*key, tuple(names))])
 
 
 def _workshop(listing: Listing, step: Step, names: list[str], context: Context) -> Workshop:
     """The simplified model, made once for planning and applying."""
-    per_channel = _settings(step).per_channel
-    key = ("workshop", tuple(names), per_channel)
+    settings = _settings(step)
+    integers = Integers(settings.per_channel, settings.symmetric, settings.activations)
+    key = ("workshop", tuple(names), integers)
     if key not in context.memo:
         keys = [listing.nodes[name].record.key for name in names]
-        context.memo[key] = Workshop(listing.model, listing.shapes, keys, per_channel=per_channel)
+        context.memo[key] = Workshop(listing.model, listing.shapes, keys, integers)
     return cast("Workshop", context.memo[key])
 
 
@@ -167,12 +167,21 @@ def _why_not(layer: LayerNode) -> Refusal | None:
     return Refusal(layer=name, reason="onnxruntime has no integer kernel for this form of it", hint=hint)
 
 
-def _notes(listing: Listing, step: Step, context: Context) -> list[str]:
+def _notes(listing: Listing, context: Context) -> list[str]:
     notes = []
-    if context.preview and _settings(step).preset == "careful" and context.calibration is not None:
-        notes.append("Careful may keep layers in float; which ones it finds out when this is carried out.")
-    if listing.model.opset < 13:
-        notes.append(f"The opset is raised from {listing.model.opset} to 13: one scale a channel needs it.")
+    if context.preview and context.calibration is not None:
+        notes.append(
+            "Should 8 bits spoil the answer, layers stay in float; which ones is found out when this is carried out."
+        )
+    wide = _settings(step).activations == 16
+    needed, why = (21, "16-bit integers need it") if wide else (13, "one scale a channel needs it")
+    if listing.model.opset < needed:
+        notes.append(f"The opset is raised from {listing.model.opset} to {needed}: {why}.")
+    if wide:
+        notes.append(
+            "onnxruntime's CPU has no 16-bit products: the layers compute in float and get slower. Processors made for it "
+            "(NPUs) run them."
+        )
     calibration: Dataset | None = context.calibration
     if calibration is None:
         notes.append("Calibration data are needed to apply this.")
