@@ -21,6 +21,8 @@ from studio.engine.quantization.simplify import array
 
 Array: TypeAlias = npt.NDArray[Any]
 
+_CODES: dict[int, type[np.generic]] = {8: np.uint8, 16: np.uint16}
+
 
 @dataclass(frozen=True)
 class SiteGrid:
@@ -36,8 +38,8 @@ class SiteGrid:
     rest: float = 0.0
 
 
-def site_grid(site: Site, low: float, high: float) -> SiteGrid:
-    """Grids on which zero is exact behind the site, and its factor and shift are exact between them.
+def site_grid(site: Site, low: float, high: float, bits: int = 8) -> SiteGrid:
+    """Grids of so many bits on which zero is exact behind the site, and its factor and shift are exact between them.
 
     A shift is a whole number of steps. Where it is not, the readers make up for the rest of it; where they cannot, the
     step is widened until it is.
@@ -45,18 +47,18 @@ def site_grid(site: Site, low: float, high: float) -> SiteGrid:
     low, high = min(max(low, site.low), 0.0), max(min(high, site.high), 0.0)
     if site.shift:  # first = 0 stands for last = shift, which must be on the grid
         low, high = min(low, site.shift), max(high, site.shift)
-    grid = grids.affine(np.asarray(low), np.asarray(high))
-    scale, zero = float(grid.scale), int(grid.zero)
+    grid = grids.affine(np.asarray(low), np.asarray(high), bits)
+    scale, zero, last = float(grid.scale), int(grid.zero), grid.high
     steps = int(np.rint(site.shift / scale) if site.absorbed else np.trunc(site.shift / scale))
     if steps and not site.absorbed:
         scale = site.shift / steps
-        zero = int(np.clip(np.rint(-low / scale), 0, 255))
+        zero = int(np.clip(np.rint(-low / scale), 0, last))
     rest = site.shift - steps * scale if site.absorbed else 0.0
-    return SiteGrid(scale / site.factor, int(np.clip(zero + steps, 0, 255)), scale, zero, rest)
+    return SiteGrid(scale / site.factor, int(np.clip(zero + steps, 0, last)), scale, zero, rest)
 
 
 def write_sites(
-    model: Model, placed: Placement, ranges: Mapping[str, tuple[float, float]]
+    model: Model, placed: Placement, ranges: Mapping[str, tuple[float, float]], bits: int = 8
 ) -> dict[str, SiteGrid]:
     """Put Q and DQ around every site; the grid of each by the site's name.
 
@@ -64,6 +66,7 @@ def write_sites(
         model: changed in place; the placement was made on it.
         placed: which sites.
         ranges: (low, high) by site; what is missing gets (0, 1).
+        bits: of the integers, 8 or 16.
     """
     chosen: dict[str, SiteGrid] = {}
     written: dict[ir.Value, ir.Value] = {}
@@ -73,14 +76,14 @@ def write_sites(
             scale, zero = chosen[leader].dq_scale, chosen[leader].dq_zero
             grid = SiteGrid(scale, zero, scale, zero)
         else:
-            grid = site_grid(site, *ranges.get(name, (0.0, 1.0)))
+            grid = site_grid(site, *ranges.get(name, (0.0, 1.0)), bits)
         chosen[name] = grid
-        written[site.last] = _write_site(model, site, grid)
+        written[site.last] = _write_site(model, site, grid, bits)
     for node in placed.nodes:
         if node.op_type not in LAYERS:
             for position, value in enumerate(node.inputs):
                 if value is not None and value in data_inputs(node) and (a := array(value)) is not None:
-                    node.replace_input_with(position, _integer_constant(model, node, value, a))
+                    node.replace_input_with(position, _integer_constant(model, node, value, a, bits))
     edit.remove_dead(model)
     return chosen
 
@@ -89,19 +92,23 @@ def _number(model: Model, graph: ir.Graph, name: str, x: float, dtype: type[np.g
     return edit.add_constant(model, graph, name, np.asarray(x, dtype))
 
 
-def _write_site(model: Model, site: Site, grid: SiteGrid) -> ir.Value:
-    graph = model.graph
+def _write_site(model: Model, site: Site, grid: SiteGrid, bits: int) -> ir.Value:
+    graph, code = model.graph, _CODES[bits]
     name = site.last.name or "site"
     scale, zero = (
         _number(model, graph, f"{name}_scale", grid.q_scale, np.float32),
-        _number(model, graph, f"{name}_zero", grid.q_zero, np.uint8),
+        _number(model, graph, f"{name}_zero", grid.q_zero, code),
     )
     scale_out, zero_out = scale, zero
     if (np.float32(grid.dq_scale), grid.dq_zero) != (np.float32(grid.q_scale), grid.q_zero):
         scale_out = _number(model, graph, f"{name}_scale_out", grid.dq_scale, np.float32)
-        zero_out = _number(model, graph, f"{name}_zero_out", grid.dq_zero, np.uint8)
+        zero_out = _number(model, graph, f"{name}_zero_out", grid.dq_zero, code)
     quantize = edit.make_node(
-        model, "QuantizeLinear", [site.first, scale, zero], name=f"{name}_quantize", dtype=ir.DataType.UINT8
+        model,
+        "QuantizeLinear",
+        [site.first, scale, zero],
+        name=f"{name}_quantize",
+        dtype=ir.DataType.from_numpy(np.dtype(code)),
     )
     restore = edit.make_node(
         model,
@@ -122,15 +129,15 @@ def _write_site(model: Model, site: Site, grid: SiteGrid) -> ir.Value:
     return result
 
 
-def _integer_constant(model: Model, node: ir.Node, value: ir.Value, numbers: Array) -> ir.Value:
-    """A constant that is added or multiplied, stored as uint8."""
-    grid = grids.affine(numbers.min(), numbers.max())
+def _integer_constant(model: Model, node: ir.Node, value: ir.Value, numbers: Array, bits: int) -> ir.Value:
+    """A constant that is added or multiplied, stored in the type of the activations."""
+    grid, code = grids.affine(numbers.min(), numbers.max(), bits), _CODES[bits]
     name = value.name or "constant"
-    q = grids.stored(grid.quantize(numbers), 8, signed=False)
+    q = grid.quantize(numbers).astype(code)
     inputs = [
         edit.add_constant(model, model.graph, f"{name}_quantized", q),
         _number(model, model.graph, f"{name}_scale", float(grid.scale), np.float32),
-        _number(model, model.graph, f"{name}_zero", int(grid.zero), np.uint8),
+        _number(model, model.graph, f"{name}_zero", int(grid.zero), code),
     ]
     restore = edit.make_node(
         model, "DequantizeLinear", inputs, name=f"{name}_restore", dtype=ir.DataType.FLOAT
@@ -147,23 +154,29 @@ class LayerWeights:
         q: int32 integers in the weight's shape.
         scale: float32, one a channel along `axis`, or a scalar with axis None.
         axis: of the output channels.
+        zero: int32 zero points, one a scale; None where they are all zero.
     """
 
     q: Array
     scale: Array
     axis: int | None
+    zero: Array | None = None
 
     def real(self) -> Array:
         """The numbers the integers stand for."""
-        return (self.q * self.broadcast()).astype(np.float32)
+        q = self.q if self.zero is None else self.q - self._spread(self.zero)
+        return (q * self._spread(self.scale)).astype(np.float32)
 
     def broadcast(self) -> Array:
         """The scale, shaped like the weight with size 1 where it is shared."""
+        return self._spread(self.scale)
+
+    def _spread(self, numbers: Array) -> Array:
         if self.axis is None:
-            return self.scale
+            return numbers
         shape = [1] * self.q.ndim
         shape[self.axis] = -1
-        return self.scale.reshape(shape)
+        return numbers.reshape(shape)
 
 
 def out_axis(node: ir.Node) -> int:
@@ -192,10 +205,12 @@ def write_layer(
     """
     name = node.inputs[1].name or "weight"  # type: ignore[union-attr]
     stored = grids.stored(weights.q, 8, signed=True)
-    node.replace_input_with(1, _dequantized(model, node, name, stored, weights.scale, weights.axis))
+    node.replace_input_with(
+        1, _dequantized(model, node, name, stored, weights.scale, weights.axis, weights.zero)
+    )
     total = stored.nbytes + weights.scale.nbytes
     if bias is not None:
-        scale = (np.float32(input_scale) * weights.scale).astype(np.float32)
+        scale = np.asarray(np.float32(input_scale) * weights.scale, np.float32)
         q = np.clip(np.rint(bias / scale.astype(np.float64)), -(2**31), 2**31 - 1).astype(np.int32)
         if len(node.inputs) < 3:
             node.resize_inputs(3)
@@ -208,17 +223,23 @@ def write_layer(
 
 
 def _dequantized(
-    model: Model, node: ir.Node, name: str, q: Array, scale: Array, axis: int | None
+    model: Model,
+    node: ir.Node,
+    name: str,
+    q: Array,
+    scale: Array,
+    axis: int | None,
+    zero: Array | None = None,
 ) -> ir.Value:
     graph = edit.owner(node)
     inputs = [
         edit.add_constant(model, graph, f"{name}_quantized", q),
         edit.add_constant(model, graph, f"{name}_scale", scale),
     ]
-    if (
-        node.op_type != "Conv"
-    ):  # onnxruntime fuses Gemm only where the zero point is there, even if it is zero
-        inputs.append(edit.add_constant(model, graph, f"{name}_zero", np.zeros(scale.shape, q.dtype)))
+    # onnxruntime fuses Gemm only where the zero point is there, even if it is zero.
+    if zero is not None or node.op_type != "Conv":
+        stored = np.zeros(scale.shape, q.dtype) if zero is None else zero.reshape(scale.shape).astype(q.dtype)
+        inputs.append(edit.add_constant(model, graph, f"{name}_zero", stored))
     attributes = {} if axis is None else {"axis": axis}
     restore = edit.make_node(
         model, "DequantizeLinear", inputs, attributes, name=f"{name}_restore", dtype=ir.DataType.FLOAT

@@ -16,7 +16,6 @@ import numpy.typing as npt
 from studio.base.progress import Progress
 from studio.engine.dataset import Dataset
 from studio.engine.quantization import repair
-from studio.engine.quantization import weights as integers
 from studio.engine.quantization.calibrate import Calibrator, Feed, Observed, choose_range, observe
 from studio.engine.quantization.islands import find_islands
 from studio.engine.quantization.qdq import LayerWeights

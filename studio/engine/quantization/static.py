@@ -41,6 +41,26 @@ class Choice:
     biases: Mapping[str, Array] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Integers:
+    """What kind of integers a model gets.
+
+    Attributes:
+        per_channel: one weight scale an output channel.
+        symmetric: weights have no zero points.
+        activation_bits: 8, or 16, which onnxruntime's CPU only converts: layers then compute in float.
+    """
+
+    per_channel: bool = True
+    symmetric: bool = True
+    activation_bits: int = 8
+
+    @property
+    def opset(self) -> int:
+        """The first that has all it takes: one scale a channel, 16-bit Q/DQ."""
+        return 13 if self.activation_bits == 8 else 21
+
+
 class Workshop:
     """The float model, simplified, with the places of its integers.
 
@@ -48,16 +68,16 @@ class Workshop:
         model: left untouched.
         shapes: of its values.
         keys: first output names of the layers to run on integers.
-        per_channel: one weight scale an output channel.
+        grid: what integers the layers get.
     """
 
     def __init__(
-        self, model: Model, shapes: Shapes, keys: Iterable[str], *, per_channel: bool = True
+        self, model: Model, shapes: Shapes, keys: Iterable[str], grid: Integers = Integers()
     ) -> None:
-        self._settle(simplify(model, 13, shapes), shapes, keys, per_channel=per_channel)
+        self._settle(simplify(model, grid.opset, shapes), shapes, keys, grid)
 
-    def _settle(self, simple: Model, shapes: Shapes, keys: Iterable[str], *, per_channel: bool) -> None:
-        self.model, self.shapes, self.per_channel = simple, shapes, per_channel
+    def _settle(self, simple: Model, shapes: Shapes, keys: Iterable[str], grid: Integers) -> None:
+        self.model, self.shapes, self.grid = simple, shapes, grid
         wanted = set(keys)
         self.layers = {node_key(n): n for n in simple.graph if node_key(n) in wanted and fits(n)}
         self.placed = place(simple, set(self.layers.values()))
@@ -65,13 +85,13 @@ class Workshop:
     def without(self, keys: Iterable[str]) -> Workshop:
         """The same model with fewer layers on integers."""
         left = Workshop.__new__(Workshop)
-        left._settle(self.model, self.shapes, set(self.layers) - set(keys), per_channel=self.per_channel)
+        left._settle(self.model, self.shapes, set(self.layers) - set(keys), self.grid)
         return left
 
     def on(self, model: Model) -> Workshop:
         """The same layers on a model of the same structure with other numbers."""
         other = Workshop.__new__(Workshop)
-        other._settle(model, self.shapes, set(self.layers), per_channel=self.per_channel)
+        other._settle(model, self.shapes, set(self.layers), self.grid)
         return other
 
     def watches(self) -> list[Watch]:
@@ -89,7 +109,12 @@ class Workshop:
 
     def axis(self, key: str) -> int | None:
         """The axis of a layer's weight scales."""
-        return out_axis(self.layers[key]) if self.per_channel else None
+        return out_axis(self.layers[key]) if self.grid.per_channel else None
+
+    def rounded(self, key: str, bits: int) -> LayerWeights:
+        """The nearest integers of so many bits for a layer's weights."""
+        fit = integers.per_channel if self.grid.symmetric else integers.shifted
+        return fit(self.weight(key), self.axis(key), bits)
 
     def weight(self, key: str) -> Array:
         """The float weights of a layer."""
@@ -134,7 +159,8 @@ class Workshop:
         """A choice of the right structure and no values."""
         found: dict[str, LayerWeights] = {}
         for key, node in self.layers.items():
-            found[key] = integers.zeros(constant_shape(node), self.axis(key))
+            shape = constant_shape(node)
+            found[key] = integers.zeros(shape, self.axis(key), symmetric=self.grid.symmetric)
         return Choice(found)
 
     def build(self, choice: Choice, done: Callable[[Model, str], None] = lambda _model, _key: None) -> Model:
@@ -143,7 +169,7 @@ class Workshop:
         placed, nodes = _on_copy(self.placed, self.model, result)
         by_key = {node_key(n): n for n in nodes}
         sources = {key: by_key[key].inputs[0].name or "" for key in choice.weights}  # type: ignore[union-attr]
-        grids = write_sites(result, placed, choice.ranges)
+        grids = write_sites(result, placed, choice.ranges, self.grid.activation_bits)
         for key, weights in choice.weights.items():
             node = by_key[key]
             grid = grids[sources[key]]

@@ -35,6 +35,24 @@ def per_channel(w: Array, axis: int | None, bits: int = 8, search: Search = "max
     )
 
 
+def shifted(w: Array, axis: int | None, bits: int = 8) -> LayerWeights:
+    """Integers with a zero point: the grid reaches from the smallest to the largest weight, zero is on it.
+
+    Args:
+        w: float weights.
+        axis: of the output channels; None: one scale for all.
+        bits: 2 to 8.
+
+    Raises:
+        StudioError: `w` holds NaN or infinities.
+    """
+    others = None if axis is None else tuple(i for i in range(w.ndim) if i != axis)
+    low, high = w.min(axis=others, keepdims=True), w.max(axis=others, keepdims=True)
+    grid = grids.affine(low, high, bits, signed=True)
+    shape = (-1,) if axis is not None else ()
+    return LayerWeights(grid.quantize(w), grid.scale.reshape(shape), axis, grid.zero.reshape(shape))
+
+
 def _least_squares(w: Array, grid: grids.Grid, others: tuple[int, ...] | None) -> grids.Grid:
     best = grid.scale.copy()
     least = np.square(w - grid.snap(w)).sum(axis=others, keepdims=True)
@@ -69,7 +87,8 @@ def fed_back(w: Array, axis: int, bits: int, moments: Array, damping: float = 0.
     return LayerWeights(np.moveaxis(moved, 0, axis), plain.scale, axis)
 
 
-def zeros(shape: tuple[int, ...], axis: int | None) -> LayerWeights:
+def zeros(shape: tuple[int, ...], axis: int | None, *, symmetric: bool = True) -> LayerWeights:
     """Integer weights of the right shape and no value: for plans."""
     channels = () if axis is None else (shape[axis],)
-    return LayerWeights(np.zeros(shape, np.int8), np.ones(channels, np.float32), axis)
+    zero = None if symmetric else np.zeros(channels, np.int32)
+    return LayerWeights(np.zeros(shape, np.int8), np.ones(channels, np.float32), axis, zero)

@@ -52,7 +52,14 @@ class StaticInt8:
             return promise(listing, step, None, {}, refusals)
         shop = _workshop(listing, step, chosen, context)
         words = dict.fromkeys(chosen, _words(_settings(step)))
-        return promise(listing, step, shop.build(shop.blank()), words, refusals, _notes(listing, context))
+        return promise(
+            listing,
+            step,
+            shop.build(shop.blank()),
+            words,
+            refusals,
+            _notes(listing, _settings(step), context),
+        )
 
     def draft(self, listing: Listing, plan: Plan, context: Context) -> Model:
         """See `Drafting.draft`."""
@@ -167,13 +174,13 @@ def _why_not(layer: LayerNode) -> Refusal | None:
     return Refusal(layer=name, reason="onnxruntime has no integer kernel for this form of it", hint=hint)
 
 
-def _notes(listing: Listing, context: Context) -> list[str]:
+def _notes(listing: Listing, settings: QuantizeStatic, context: Context) -> list[str]:
     notes = []
     if context.preview and context.calibration is not None:
         notes.append(
             "Should 8 bits spoil the answer, layers stay in float; which ones is found out when this is carried out."
         )
-    wide = _settings(step).activations == 16
+    wide = settings.activations == 16
     needed, why = (21, "16-bit integers need it") if wide else (13, "one scale a channel needs it")
     if listing.model.opset < needed:
         notes.append(f"The opset is raised from {listing.model.opset} to {needed}: {why}.")

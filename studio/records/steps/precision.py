@@ -170,6 +170,23 @@ class QuantizeStatic(Settings, frozen=True, kw_only=True, tag="quantize_static")
     per_channel: Annotated[
         bool, Meta(title="Per channel", description="One weight scale per output channel.")
     ] = True
+    symmetric: Annotated[
+        bool,
+        Meta(
+            title="Symmetric weights",
+            description="Without zero points, as the fastest kernels want them; with them, weights whose range lies to one "
+            "side are stored more exactly.",
+            extra_json_schema={"advanced": True},
+        ),
+    ] = True
+    activations: Annotated[
+        Literal[8, 16],
+        Meta(
+            title="Activation bits",
+            description="With 8 onnxruntime multiplies integers; 16 are for NPUs: its CPU then computes in float, slower.",
+            extra_json_schema={"advanced": True},
+        ),
+    ] = 8
     reduce_range: Annotated[
         bool,
         Meta(
@@ -182,7 +199,7 @@ class QuantizeStatic(Settings, frozen=True, kw_only=True, tag="quantize_static")
     @property
     def chip(self) -> str:
         """See `Settings.chip`."""
-        return "INT8"
+        return "INT8" if self.activations == 8 else "INT8, 16-bit activations"
 
 
 class ShareWeights(Settings, frozen=True, kw_only=True, tag="share_weights"):
