@@ -132,7 +132,7 @@ class Trace:
         sizes = tuple(int(d) for d in tensor.shape.numpy())
         if tensor.dtype not in _WEIGHTS:
             return (None,) * len(sizes)
-        vector = sum(d > 1 for d in sizes) == 1 and len(held.uses()) > 1 and value is held
+        vector = sum(d > 1 for d in sizes) == 1 and len(held.uses()) > 1
         key = (held, node, position) if vector else held
         if key not in self.constants:
             labels = tuple(self.atoms.fresh(d) if d > 1 else None for d in sizes)

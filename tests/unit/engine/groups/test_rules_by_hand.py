@@ -180,6 +180,21 @@ def quantized() -> Net:
     return model(nodes, {"x": (FLOAT, [1, 3, 6, 6])}, [value], weights), {"x": floats(1, 3, 6, 6)}
 
 
+def twins() -> Net:
+    """Two pictures through the same weights, which exporters repeat by Identity nodes."""
+    nodes = [node("Identity", ["w"], ["w_again"]), node("Identity", ["b"], ["b_again"])]
+    for side, again in (("x", ""), ("z", "_again")):
+        nodes += [
+            node("Conv", [side, f"w{again}", f"b{again}"], [f"c{side}"]),
+            node("Relu", [f"c{side}"], [f"r{side}"]),
+            node("Conv", [f"r{side}", "last"], [f"y{side}"]),
+        ]
+    nodes.append(node("Sub", ["yx", "yz"], ["y"]))
+    weights = {"w": floats(8, 3, 3, 3, seed=1), "b": floats(8, seed=2), "last": floats(4, 8, 1, 1, seed=3)}
+    pictures = {"x": floats(1, 3, 5, 5, seed=4), "z": floats(1, 3, 5, 5, seed=5)}
+    return model(nodes, {n: (FLOAT, [1, 3, 5, 5]) for n in pictures}, ["y"], weights), pictures
+
+
 NETS = {
     "if": branches,
     "loop": rounds,
@@ -189,6 +204,7 @@ NETS = {
     "standard attention": lambda: attention(""),
     "fused layers": fused_layers,
     "quantized": quantized,
+    "twins": twins,
 }
 
 
@@ -229,7 +245,7 @@ def test_a_hand_made_net_is_cut_exactly(name, ratio, tmp_path):
 
 WIDTHS = {
     "if": [6, 8], "loop": [8], "scan": [8], "einsum": [4, 8, 8], "fused attention": [4, 8, 8],
-    "standard attention": [4, 8, 8], "fused layers": [8, 12], "quantized": [8, 12],
+    "standard attention": [4, 8, 8], "fused layers": [8, 12], "quantized": [8, 12], "twins": [8],
 }  # fmt: skip
 
 
