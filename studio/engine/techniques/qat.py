@@ -39,6 +39,7 @@ from studio.records.steps import Qat, Settings, Step
 if TYPE_CHECKING:
     from studio.engine.trainable import GraphModule
     from studio.engine.trainable.latent import Latent
+    from studio.engine.training.loop import Hooks
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -93,12 +94,12 @@ class AwareTraining:
         shop = _workshop(listing, [a.layer for a in plan.actions])
         model = shop.build(_first_choice(shop, settings, context))
         module, latents = _with_masters(model, shop, settings.weights, _others(listing, plan))
-        if settings.learns == "rounding":
-            context.note(_round_in_blocks(module, latents, shop, settings, data, context))
-            return self._finished(plan, module, shop, latents, context)
         wanted = lesson(plan, data, context, teacher=context.teacher or listing.model)
         late = replace(context, progress=context.progress.part(0.1, 1.0))
         hooks = hooks_of(late, listing.model, plan.step, wanted)
+        if settings.learns == "rounding":
+            context.note(_round_in_blocks(module, latents, shop, settings, data, hooks, context))
+            return self._finished(plan, module, shop, latents, context)
         with threads_of_torch(context.threads):
             outcome = teach(module, replace(wanted, norms=False, fitted=False), hooks)
         context.note(in_words(outcome, labelled=False))
@@ -171,17 +172,16 @@ def _round_in_blocks(
     shop: Workshop,
     settings: Qat,
     data: Dataset,
+    hooks: Hooks,
     context: Context,
 ) -> str:
     """Choose the rounding of all weights block by block; what came of it, in words."""
-    from studio.engine.training.loop import Hooks
     from studio.engine.training.reconstruction import Effort, ends, reconstruct
     from studio.engine.training.samples import Sample
     from studio.engine.training.session import threads_of_torch
 
     batches = data.take(_RECONSTRUCTED).batches(None if data.source.batch else settings.batch)
     effort = Effort(settings.steps, settings.minutes, settings.rate, context.seed)
-    hooks = Hooks(context.progress.part(0.1, 1.0), context.trained, context.enough)
     with threads_of_torch(context.threads):
         done = reconstruct(
             module, latents, shop.model, ends(shop.model, list(shop.layers)),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,32 @@ from studio.engine import graph
 from studio.engine.dataset import Dataset
 from studio.engine.graph import Model
 from studio.records.steps import Step
+
+_FIRST = 2.0  # seconds of work; the pauses between the next checkpoints double
+_SELDOM = 20.0  # up to this
+_SHARE = 0.05  # of the time may go into writing them
+
+
+class Pace:
+    """When the next checkpoint is due: soon at first, then more seldom, and the slower the longer writing takes."""
+
+    def __init__(self) -> None:
+        self._last, self._pause = time.monotonic(), _FIRST
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for one."""
+        return time.monotonic() - self._last > self._pause
+
+    def wrote(self, seconds: float) -> None:
+        """One was written just now, in so many seconds."""
+        self._pause = max(min(2 * self._pause, _SELDOM), seconds / _SHARE)
+        self._last = time.monotonic()
+
+
+def worth_keeping(seconds: float) -> bool:
+    """Whether work of so many seconds is worth a checkpoint at its end."""
+    return seconds > _FIRST
 
 
 def checkpoint_path(

@@ -35,9 +35,6 @@ _CLIP = 1.0
 _AVERAGE = 0.998
 _JUDGEMENTS = 20  # in a run
 _JUDGING_SHARE = 0.2  # of the time may go into judging
-_FIRST_CHECKPOINT = 2.0  # seconds of training; the pauses between the next ones double
-_CHECKPOINT_SECONDS = 20.0  # up to this
-_CHECKPOINT_SHARE = 0.05  # of the time may go into writing checkpoints
 _LONGEST_STEP = 30.0  # seconds: what is longer was a pause
 
 
@@ -170,7 +167,7 @@ class Trainer:
         if resumed is not None:
             best, kept_right = resumed["best"], resumed["right"]
         batches = self._samples.endless(self._step * self._course.accumulate)
-        judged, last_saved, pause = self._judgements(), time.monotonic(), _FIRST_CHECKPOINT
+        judged, pace = self._judgements(), checkpoint.Pace()
         while self._share() < 1 and not self._ended:
             started = time.monotonic()
             self._one_step(batches)
@@ -186,15 +183,13 @@ class Trainer:
                     self._best = {n: t.clone() for n, t in self._average.items()}
                 if self._course.target and right is not None and right >= self._course.target:
                     self._ended = "the target was reached"
-            if time.monotonic() - last_saved > pause:
-                took = self._save(best, kept_right)
-                pause = max(min(2 * pause, _CHECKPOINT_SECONDS), took / _CHECKPOINT_SHARE)
-                last_saved = time.monotonic()
+            if pace.due:
+                pace.wrote(self._save(best, kept_right))
         loss, right = self._judge(self._average)
         if loss < best:
             best, kept_right = loss, right
             self._best = {n: t.clone() for n, t in self._average.items()}
-        if self._elapsed > _FIRST_CHECKPOINT:
+        if checkpoint.worth_keeping(self._elapsed):
             self._save(best, kept_right)
         self._put(self._best)
         return Outcome(

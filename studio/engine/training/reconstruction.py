@@ -28,6 +28,7 @@ from studio.engine.trainable import GraphModule
 from studio.engine.trainable.latent import Latent
 from studio.engine.trainable.operators.quantization import spread
 from studio.engine.trainable.program import Step, reads
+from studio.engine.training.journal import Journal
 from studio.engine.training.loop import Hooks
 from studio.engine.training.losses import relative_error
 from studio.engine.training.samples import Sample
@@ -70,9 +71,9 @@ class Rebuilt:
 class Rounding(nn.Module):
     """Stands in for a `Latent` while it is decided which of its weights are rounded up."""
 
-    def __init__(self, latent: Latent) -> None:
+    def __init__(self, name: str, latent: Latent) -> None:
         super().__init__()
-        self._latent = latent
+        self.name, self._latent = name, latent
         with torch.no_grad():
             self._step = spread(latent.scale, latent.weight, latent.axis).detach()
             level = latent.weight / self._step
@@ -166,27 +167,33 @@ def reconstruct(
         stops: where blocks end, see `ends`; names that the module lacks are passed over.
         samples: batches, all of them held in memory with what one block gives the next.
         effort: how hard to try.
-        hooks: told of every step; asked to end, it leaves the blocks that are left rounded to the nearest.
+        hooks: told of every step; asked to end, it leaves the blocks that are left rounded to the nearest. A run
+            that was cut off goes on from its checkpoint.
         threads: of the runtime.
 
     Raises:
         Cancelled: at any tick.
     """
-    roundings = {name: Rounding(latent) for name, latent in latents.items() if latent.low != latent.high}
+    roundings = {
+        name: Rounding(name, latent) for name, latent in latents.items() if latent.low != latent.high
+    }
     blocks, own = _blocks(module, roundings, stops)
     inputs = [module.start(sample.feed) for sample in samples]
-    errors = []
+    journal = Journal(hooks.checkpoint, roundings)
     for number, block in enumerate(blocks):
-        part = hooks.progress.part(number / len(blocks), (number + 1) / len(blocks))
-        teacher = Teacher(reference, [block.end], threads)
-        wanted = [teacher.answers(sample)[block.end] for sample in samples]
-        place = _Place(number, len(blocks))
-        errors.append(_learn(module, block, inputs, wanted, effort, place, replace(hooks, progress=part)))
+        if number >= len(journal.errors):
+            part = hooks.progress.part(number / len(blocks), (number + 1) / len(blocks))
+            teacher = Teacher(reference, [block.end], threads)
+            wanted = [teacher.answers(sample)[block.end] for sample in samples]
+            place = _Place(number, len(blocks))
+            told = replace(hooks, progress=part)
+            journal.decided(*_learn(module, block, inputs, wanted, effort, place, told, journal))
         _advance(module, block, blocks[number + 1 :], inputs)
+    journal.close()
     for name, step in own.items():
         roundings[name].settle()
         step.run = latents[name].run
-    before, after = (float(np.mean([e[i] for e in errors])) for i in (0, 1))
+    before, after = (float(np.mean([e[i] for e in journal.errors])) for i in (0, 1))
     return Rebuilt(len(blocks), before, after)
 
 
@@ -240,6 +247,7 @@ def _learn(
     effort: Effort,
     place: _Place,
     hooks: Hooks,
+    journal: Journal,
 ) -> tuple[float, float]:
     """Choose one block's rounding; its error with nearest and with the chosen rounding."""
     nearest = [r.fixed for r in block.roundings]
@@ -247,10 +255,15 @@ def _learn(
     for rounding in block.roundings:
         rounding.fixed = None
     optimizer = torch.optim.Adam([r.push for r in block.roundings], lr=effort.rate or _RATE)
-    random = np.random.default_rng(effort.seed)
-    started, done, share = time.monotonic(), 0, 0.0
+    names = [r.name for r in block.roundings]
+    journal.enter(names, optimizer)
+    started = time.monotonic() - journal.seconds
+    share = _share(journal.steps, journal.seconds, effort, place)
     while share < 1 and not hooks.enough():
         hooks.progress.tick(share, f"rounding the block before {block.end}")
+        random = np.random.default_rng(
+            (effort.seed, place.number, journal.steps)
+        )  # the same in a resumed run
         chosen = int(random.integers(len(inputs)))
         optimizer.zero_grad(set_to_none=True)
         loss = relative_error(_run(module, block, inputs[chosen])[block.slot], wanted[chosen])
@@ -259,9 +272,9 @@ def _learn(
             loss = loss + before * torch.stack([r.unevenness(beta).mean() for r in block.roundings]).mean()
         loss.backward()
         optimizer.step()
-        done += 1
-        elapsed = (time.monotonic() - started) * place.blocks / (60 * effort.minutes)
-        share = done / effort.steps if effort.steps else elapsed
+        elapsed = time.monotonic() - started
+        journal.went(names, optimizer, elapsed)
+        done, share = journal.steps, _share(journal.steps, elapsed, effort, place)
         steps = effort.steps or max(done, round(done / max(share, 1e-9)))
         told = (place.number * steps + done, place.blocks * steps, float(loss.detach()), None)
         hooks.told(*told, effort.rate or _RATE)
@@ -273,6 +286,11 @@ def _learn(
     for rounding, level in zip(block.roundings, nearest, strict=True):
         rounding.fixed = level
     return before, before
+
+
+def _share(done: int, seconds: float, effort: Effort, place: _Place) -> float:
+    """How much of a block's work is done, 0..1."""
+    return done / effort.steps if effort.steps else seconds * place.blocks / (60 * effort.minutes)
 
 
 @torch.no_grad()

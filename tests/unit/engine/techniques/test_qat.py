@@ -138,8 +138,8 @@ def test_without_samples_it_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("studio.engine.training.loop._FIRST_CHECKPOINT", 0.0)
-    monkeypatch.setattr("studio.engine.training.loop._CHECKPOINT_SHARE", 1e9)
+    monkeypatch.setattr("studio.engine.training.checkpoint._FIRST", 0.0)
+    monkeypatch.setattr("studio.engine.training.checkpoint._SHARE", 1e9)
     listing, data = conv_net(tmp_path)
     how = Qat(weights=4, steps=20, rate=2e-3, batch=32)
     plan = plan_step(listing, Step(settings=how), Context(calibration=data, threads=1))
@@ -155,6 +155,32 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: p
     again = Context(calibration=data, threads=1, scratch=tmp_path / "scratch", note=notes.append)
     resumed = find(how).apply(listing, plan, again)
     assert "going on at step 1" in notes[0]
+    assert graph.to_bytes(resumed) == graph.to_bytes(whole)
+
+
+@pytest.mark.parametrize("seen_before", [7, 20, 32])
+def test_learning_to_round_goes_on_in_the_block_where_it_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen_before: int
+) -> None:
+    monkeypatch.setattr("studio.engine.training.checkpoint._FIRST", 0.0)
+    monkeypatch.setattr("studio.engine.training.checkpoint._SHARE", 1e9)
+    listing, data = conv_net(tmp_path)
+    how = Qat(weights=3, steps=12, batch=64, learns="rounding")  # 3 blocks
+    plan = plan_step(listing, Step(settings=how), Context(calibration=data, threads=1))
+    whole = find(how).apply(listing, plan, Context(calibration=data, threads=1))
+    seen: list[int] = []
+    dying = Context(
+        progress=Progress(cancelled=lambda: len(seen) >= seen_before), calibration=data, threads=1,
+        scratch=tmp_path / "scratch", trained=lambda step, *_: seen.append(step),
+    )  # fmt: skip
+    with pytest.raises(Cancelled):
+        find(how).apply(listing, plan, dying)
+    first: list[int] = []
+    again = Context(
+        calibration=data, threads=1, scratch=tmp_path / "scratch", trained=lambda step, *_: first.append(step)
+    )
+    resumed = find(how).apply(listing, plan, again)
+    assert seen_before <= first[0] <= seen_before + 1
     assert graph.to_bytes(resumed) == graph.to_bytes(whole)
 
 
