@@ -6,6 +6,7 @@ work through the `lanes`; `opening` and `deeds` hold what takes more than a line
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -276,7 +277,10 @@ class Session:
         Raises:
             StudioError: nothing is staged.
         """
-        return deeds.compress(self._desk, agreed=agreed)
+        job = deeds.compress(self._desk, agreed=agreed)
+        with contextlib.suppress(StudioError):  # what was staged for long work should outlive a kill
+            self.autosave()
+        return job
 
     def measure(self, version_ids: Iterable[int]) -> int:
         """Measure versions, interleaved with the original; returns the job's id."""

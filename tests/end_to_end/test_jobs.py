@@ -312,6 +312,54 @@ def test_a_killed_studio_leaves_no_process_and_its_work_comes_back(
         session.shutdown()
 
 
+TRAINING = """
+import sys
+from pathlib import Path
+from studio.app.jobs import Inbox
+from studio.app.session import Session
+from studio.records.steps import Distill, PruneChannels
+inbox = Inbox()
+session = Session(inbox.post, Path(sys.argv[1]))
+session.open_sample()
+inbox.run_until(lambda: session.view.project is not None, 200)
+session.cancel_all()
+names = [layer.name for layer in session.view.project.current.layers]
+session.set_treatment(names, "prune", PruneChannels(ratio=0.25, refit=False))
+session.set_treatment(names, "train", Distill(minutes=0.1, batch=16))
+session.compress(agreed=True)
+inbox.run_until(lambda: False)
+"""
+
+
+def test_training_goes_on_when_a_studio_that_was_killed_opens_again(
+    inbox: Inbox, tmp_path: Path, until: Until
+) -> None:
+    home = tmp_path / "home"
+    with subprocess.Popen([sys.executable, "-c", TRAINING, str(home)], cwd=ROOT) as studio:
+        deadline = time.monotonic() + WAIT_S
+        while not list(home.glob("training/*/*.safetensors")):
+            assert studio.poll() is None
+            assert time.monotonic() < deadline, "no checkpoint was written"
+            time.sleep(0.05)
+        studio.kill()
+    session = Session(inbox.post, home)
+    try:
+        (found,) = session.recover()
+        session.open_recovered(found)
+        until(lambda: session.view.project is not None)
+        session.cancel_all()
+        until(lambda: idle(session))
+        made = session.compress(agreed=True)
+        until(lambda: not job(session, made).active)
+        assert job(session, made).state == "done", job(session, made).words
+        project = session.view.project
+        assert project is not None
+        assert any("of a run that was cut off" in note for note in project.version(1).notes)
+        assert not list(home.glob("training/*"))
+    finally:
+        session.shutdown()
+
+
 def alive(pid: int) -> bool:
     try:
         os.kill(pid, signal.SIG_DFL)
