@@ -3,7 +3,8 @@
 A *site* is a value that is stored as 8-bit integers: QuantizeLinear behind its producer (and the activation fused to
 it), DequantizeLinear before its users. A node runs on integers when every float input and its output are sites; found
 by trying in onnxruntime 1.32: Conv, MatMul, Gemm, Add, Mul, Concat, AveragePool, GlobalAveragePool, LeakyRelu, and
-whatever only moves values. Scale-keeping nodes get the same grid on both sides, or they would not stay on integers.
+whatever only moves values. MaxPool could, but is slower than in float, conversions included. Scale-keeping nodes get
+the same grid on both sides, or they would not stay on integers.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ LAYERS = {"Conv", "MatMul", "Gemm"}
 _BIASED = {"Conv", "Gemm"}
 _JOINS = {"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu"}
 MOVES = {
-    "MaxPool",
     "Reshape",
     "Transpose",
     "Flatten",
@@ -132,8 +132,6 @@ def _has_kernel(node: ir.Node) -> bool:
     if node.op_type == "Resize":
         mode = node.attributes.get("mode")
         return mode is None or mode.as_string() == "nearest"
-    if node.op_type == "MaxPool":
-        return len(node.outputs) == 1
     if node.op_type in {"Add", "Mul"}:
         return all(v is not None and v.dtype in {None, ir.DataType.FLOAT} for v in node.inputs) and not any(
             (a := array(v)) is not None and a.dtype != np.float32 for v in node.inputs

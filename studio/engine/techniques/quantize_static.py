@@ -20,6 +20,7 @@ from studio.engine.graph import Model, constant
 from studio.engine.layers import LayerNode, Listing
 from studio.engine.quantization import grids, recipe
 from studio.engine.quantization.careful import careful
+from studio.engine.quantization.ends import small_ends
 from studio.engine.quantization.placement import LAYERS
 from studio.engine.quantization.promise import promise
 from studio.engine.quantization.static import Choice, Integers, Workshop, fits
@@ -38,6 +39,9 @@ class StaticInt8:
         refusals = [r for name in step.layers if (r := _why_not(listing.nodes[name])) is not None]
         refused = {r.layer for r in refusals}
         chosen = [name for name in step.layers if name not in refused]
+        ends = _ends(listing, step, chosen, context)
+        refusals += [Refusal(layer=name, reason=f"kept in float: {reason}") for name, reason in ends.items()]
+        chosen = [name for name in chosen if name not in ends]
         kept = _kept(listing, step, chosen, context)
         refusals += [
             Refusal(
@@ -114,6 +118,20 @@ def _quality(shop: Workshop, choice: Choice, key: str) -> float:
     return grids.sqnr_db(shop.weight(key), choice.weights[key].real())
 
 
+def _ends(listing: Listing, step: Step, names: list[str], context: Context) -> dict[str, str]:
+    """Small first and last layers that are left in float, with the reason; none where nothing else is chosen."""
+    if not _settings(step).float_ends or len(names) < 2:
+        return {}
+    shop = _workshop(listing, step, names, context)
+    records = {listing.nodes[name].record.key: listing.nodes[name].record for name in names}
+    found = small_ends(shop, {key: record.cost.macs or 0 for key, record in records.items()})
+    rest = [name for name in names if listing.nodes[name].record.key not in found]
+    if not rest:
+        return {}
+    context.memo[_workshop_key(step, rest)] = shop.without(found)
+    return {records[key].name: reason for key, reason in found.items()}
+
+
 def _kept(listing: Listing, step: Step, names: list[str], context: Context) -> dict[str, float]:
     """Layers that are better kept in float, with the dB that a value beside them would leave."""
     if context.calibration is None or context.preview or len(names) < 2:
@@ -145,13 +163,20 @@ def _outcome(
 
 def _workshop(listing: Listing, step: Step, names: list[str], context: Context) -> Workshop:
     """The simplified model, made once for planning and applying."""
-    settings = _settings(step)
-    integers = Integers(settings.per_channel, settings.symmetric, settings.activations)
-    key = ("workshop", tuple(names), integers)
+    key = _workshop_key(step, names)
     if key not in context.memo:
         keys = [listing.nodes[name].record.key for name in names]
-        context.memo[key] = Workshop(listing.model, listing.shapes, keys, integers)
+        context.memo[key] = Workshop(listing.model, listing.shapes, keys, _integers(step))
     return cast("Workshop", context.memo[key])
+
+
+def _workshop_key(step: Step, names: list[str]) -> object:
+    return "workshop", tuple(names), _integers(step)
+
+
+def _integers(step: Step) -> Integers:
+    settings = _settings(step)
+    return Integers(settings.per_channel, settings.symmetric, settings.activations)
 
 
 def _why_not(layer: LayerNode) -> Refusal | None:

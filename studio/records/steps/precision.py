@@ -196,6 +196,15 @@ class QuantizeStatic(Settings, frozen=True, kw_only=True, tag="quantize_static")
         ),
     ] = False
 
+    float_ends: Annotated[
+        bool,
+        Meta(
+            title="Small ends in float",
+            description="A small first convolution and a small last layer stay in float: faster, and closer to the original.",
+            extra_json_schema={"advanced": True},
+        ),
+    ] = True
+
     @property
     def chip(self) -> str:
         """See `Settings.chip`."""
