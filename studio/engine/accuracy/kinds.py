@@ -12,7 +12,7 @@ In this order:
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +54,15 @@ def _product(node: ir.Node) -> str | None:
     return None
 
 
-def class_axis(output: Array) -> int:
+class Ranked(Protocol):
+    """An array or a tensor."""
+
+    @property
+    def ndim(self) -> int:
+        """How many axes it has."""
+
+
+def class_axis(output: Ranked) -> int:
     """The axis that holds classes: 1 of a picture (N, C, H, W), else the last."""
     return 1 if output.ndim >= 4 else output.ndim - 1
 

@@ -80,7 +80,7 @@ def answer_loss(outputs: Sequence[Tensor], final: str, generator: torch.Generato
         drawn = torch.bernoulli(p.detach(), generator=generator)
         return F.binary_cross_entropy(p, drawn, reduction="sum")
     if kind in ("logits", "probabilities"):
-        axis = class_axis(outputs[0].detach().numpy())
+        axis = class_axis(outputs[0])
         rows = outputs[0].movedim(axis, -1).flatten(0, -2)
         logs = rows.log_softmax(-1) if kind == "logits" else rows.clamp(min=1e-9).log()
         drawn = torch.multinomial(logs.detach().exp(), 1, generator=generator)

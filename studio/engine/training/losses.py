@@ -67,8 +67,7 @@ class Objective:
 
 def rows(values: Tensor) -> Tensor:
     """Values as rows over classes (rows, C)."""
-    axis = class_axis(values.detach().cpu().numpy()) if values.ndim < 4 else 1
-    return values.movedim(axis, -1).flatten(0, -2)
+    return values.movedim(class_axis(values), -1).flatten(0, -2)
 
 
 def log_probabilities(values: Tensor, kind: Kind, temperature: float = 1.0) -> Tensor:

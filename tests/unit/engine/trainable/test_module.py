@@ -17,6 +17,7 @@ from studio.base.errors import StudioError
 from studio.engine import graph
 from studio.engine.graph import Model
 from studio.engine.trainable import GraphModule, unsupported, write_back
+from studio.engine.training.norms import Norms
 
 RNG = np.random.default_rng(0)
 
@@ -54,9 +55,9 @@ def model_of(text: str, **constants: np.ndarray) -> Model:
     return Model(ir.from_proto(proto))
 
 
-def conv_net() -> Model:
+def conv_net(activation: str = "Clip (n, low, high)") -> Model:
     return model_of(
-        CONV_NET,
+        CONV_NET.replace("Clip (n, low, high)", activation),
         w1=RNG.normal(size=(4, 3, 3, 3)),
         b1=RNG.normal(size=4),
         scale=RNG.uniform(0.5, 2, 4),
@@ -114,6 +115,20 @@ def test_a_clip_on_its_bound_passes_no_gradient_like_relu6(bounds: tuple[float, 
     native = torch.tensor(x, requires_grad=True)
     F.hardtanh(native, low, high).sum().backward()
     np.testing.assert_array_equal(module.weights["w"].parameter.grad.numpy(), native.grad.numpy() * x)
+
+
+def test_nothing_stays_behind_when_a_module_moves_to_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The meta device stands in for a graphics card: it refuses to mix with what lies on the CPU."""
+    monkeypatch.setattr(torch.__future__, "_swap_module_params_on_conversion", True)
+    module = GraphModule(conv_net("Relu (n)"))
+    norms = Norms(module)
+    module.place("meta")
+    norms.to("meta").train(True)
+    got = module({"x": RNG.normal(size=(16, 3, 8, 8)).astype(np.float32)})["y"]
+    got.square().mean().backward()
+    assert got.device.type == "meta"
+    assert all(w.parameter.grad.device.type == "meta" for w in module.weights.values())
+    assert all(module.value(slot).device.type == "meta" for slot in norms.statistics())
 
 
 def test_weights_inside_branches_are_trained_under_names_of_their_own() -> None:
