@@ -16,23 +16,27 @@ import numpy as np
 import onnx_ir as ir
 
 from studio.base.progress import Progress
-from studio.engine.graph import Model, constant, node_key
+from studio.engine.dataset import Dataset, open_for
+from studio.engine.graph import Model, constant, node_key, real_inputs
 from studio.engine.layers import LayerNode, Listing
 from studio.engine.quantization import storage, weight_only
 from studio.engine.quantization.blocks import Blocks
 from studio.engine.quantization.grids import sqnr_db
-from studio.engine.quantization.invented import invent
+from studio.engine.quantization.invented import invent, table_inputs
 from studio.engine.quantization.moments import layer_moments
 from studio.engine.quantization.promise import promise
 from studio.engine.quantization.sequential import InOrder, Samples
 from studio.engine.quantization.weight_only import Array, Target
 from studio.engine.techniques.contract import Context
+from studio.records.measure import DataSpec
 from studio.records.plan import Plan, Refusal
 from studio.records.steps import QuantizeWeights, Settings, Step
 
 _AUTO = "The automatic form takes what runs."
 # Samples that are held in memory at most, and how many are made up for each of them.
 _HELD, _COPIES = 128, 3
+# Samples of random tokens where there are none.
+_MADE_UP = 32
 # Rows with less than so large a share of the mean squared gradient have none.
 _DEAD = 1e-9
 
@@ -73,7 +77,7 @@ class WeightOnly:
         if settings.preset == "careful" and context.calibration is not None:
             ready = _in_order(listing, settings, names, context)
             return _write(listing, settings, names, {}, context, ready)
-        moments = _moments(listing, names, context, context.progress.part(0.0, 0.4))
+        moments = _moments(listing, names, settings, context, context.progress.part(0.0, 0.4))
         return _write(listing, settings, names, moments, context)
 
 
@@ -116,22 +120,44 @@ def _notes(listing: Listing, settings: QuantizeWeights, drafted: Model, context:
     if context.calibration is None and settings.preset == "careful":
         notes.append("Careful needs calibration data: without it the weights are rounded as in Fast.")
     elif context.calibration is None and settings.bits < 8:
-        notes.append("With calibration data the rounding would be much better.")
+        made_up = _made_up(listing, context.seed) is not None
+        notes.append(
+            "Without calibration data the rounding suits random tokens; real samples would make it better."
+            if made_up
+            else "With calibration data the rounding would be much better."
+        )
     return notes
 
 
-def _moments(listing: Listing, names: list[str], context: Context, progress: Progress) -> Mapping[str, Array]:
-    """Second moments of what the layers of the main graph read; none without data."""
-    if context.calibration is None:
+def _moments(
+    listing: Listing, names: list[str], settings: QuantizeWeights, context: Context, progress: Progress
+) -> Mapping[str, Array]:
+    """Second moments of what the layers of the main graph read, also of made-up tokens; none without either."""
+    data = context.calibration
+    if data is None and settings.bits < 8:
+        data = _made_up(listing, context.seed)
+    if data is None:
         return {}
     nodes = [layer.node for name in names if not (layer := listing.nodes[name]).path]
     key = ("moments", id(context.calibration), tuple(id(n) for n in nodes))
     if key not in context.memo:
-        data = context.calibration
         context.memo[key] = layer_moments(
             listing.model, nodes, data.feeds(), progress, total=data.runs(), threads=context.threads
         )
     return cast("Mapping[str, Array]", context.memo[key])
+
+
+def _made_up(listing: Listing, seed: int) -> Dataset | None:
+    """Random tokens for a model that reads nothing else: what layers make of them is much like what texts give them.
+
+    Random pictures or sounds are not: there the weights alone decide.
+    """
+    model = listing.model
+    tables = table_inputs(model)
+    floats = [v for v in real_inputs(model) if v.dtype is not None and v.dtype.is_floating_point()]
+    if tables and not floats:
+        return open_for(model, DataSpec(kind="random", limit=_MADE_UP, seed=seed), listing.input_sizes)
+    return None
 
 
 def _in_order(

@@ -11,6 +11,7 @@ from support import nets
 from studio.engine import execute, graph
 from studio.engine.layers import float_weights, list_layers
 from studio.engine.planning import plan_step
+from studio.engine.quantization import weight_only
 from studio.engine.techniques import find
 from studio.engine.techniques.contract import Context
 from studio.engine.trainable import GraphModule
@@ -109,3 +110,26 @@ def test_a_form_that_nothing_runs_is_refused_in_words(bits: int, form: str, tmp_
     products = [n for n, layer in listing.nodes.items() if layer.node.op_type == "MatMul"]
     reasons = {r.layer: r for r in plan.refusals}
     assert all(f"{bits} bits" in reasons[name].reason and reasons[name].hint for name in products)
+
+
+def test_without_data_the_rounding_suits_random_tokens_and_the_plan_says_so(tmp_path: Path) -> None:
+    model = graph.load(nets.write("transformer", tmp_path))
+    listing = list_layers(model, SIZES)
+    settings = QuantizeWeights(bits=3, block=16)
+    plan = plan_step(listing, Step(settings=settings), Context(threads=1))
+    assert any("random tokens" in note for note in plan.notes)
+    made_up = find(settings).apply(listing, plan, Context(threads=1))
+    again = find(settings).apply(listing, plan, Context(threads=1))
+    assert graph.to_bytes(made_up) == graph.to_bytes(again)
+    plain = weight_only.Writer(
+        model, settings, [weight_only.Target(a.layer, listing.nodes[a.layer].record.key, "") for a in plan.actions], {},
+        weight_only.layer_constants(listing),
+    )  # fmt: skip
+    for action in plan.actions:
+        plain.write(weight_only.Target(action.layer, listing.nodes[action.layer].record.key, ""))
+    wanted = answer(model, "transformer")
+    noises = [np.square(answer(m, "transformer") - wanted).sum() for m in (made_up, plain.finish())]
+    assert noises[0] < noises[1]
+    pictures = list_layers(graph.load(nets.write("cnn", tmp_path)), SIZES)
+    notes = plan_step(pictures, Step(settings=settings), Context(threads=1)).notes
+    assert not any("random tokens" in note for note in notes)
