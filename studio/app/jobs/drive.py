@@ -124,7 +124,9 @@ class Driver:
             self._child.send(encode(Ask(id=task_id, task=task)))
             return self._listen(task_id, news)
         finally:
-            self._running.clear()
+            with self._lock:
+                if not self._closed:  # else the watch would sleep for ever
+                    self._running.clear()
 
     def _listen(self, task_id: int, news: Callable[[News], None]) -> Answer:
         while True:
@@ -166,8 +168,9 @@ class Driver:
 
     def close(self) -> None:
         """End the process and its family."""
-        self._closed = True
-        self._running.set()  # wakes the watch so that it can end
+        with self._lock:
+            self._closed = True
+            self._running.set()  # wakes the watch so that it can end
         self._child.close()
 
     def _reason_of_death(self) -> Exception:

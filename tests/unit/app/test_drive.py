@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -99,6 +100,24 @@ def test_news_arrive_before_the_answer(tmp_path: Path) -> None:
     run_task(Inspect(model=file(tmp_path, "chatter")), Inspected, heard.append, command=FAKE)
     assert len(heard) == 10_000
     assert all(isinstance(news, Progressed) for news in heard)
+
+
+def test_no_thread_stays_behind_a_worker_that_is_closed_while_it_works(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    driver = Driver(FAKE)
+
+    def ask() -> None:
+        with contextlib.suppress(Cancelled):
+            driver.ask(Inspect(model=file(tmp_path, "hang")))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    time.sleep(0.2)  # now it works
+    driver.close()
+    left = set(threading.enumerate()) - before
+    for thread in left:
+        thread.join(timeout=10)
+    assert not any(thread.is_alive() for thread in left)
 
 
 def test_an_answer_of_another_kind_is_an_error(tmp_path: Path) -> None:
