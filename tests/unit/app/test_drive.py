@@ -102,21 +102,22 @@ def test_news_arrive_before_the_answer(tmp_path: Path) -> None:
     assert all(isinstance(news, Progressed) for news in heard)
 
 
-def test_no_thread_stays_behind_a_worker_that_is_closed_while_it_works(tmp_path: Path) -> None:
+def test_no_thread_stays_behind_workers_that_are_closed_while_they_work(tmp_path: Path) -> None:
     before = set(threading.enumerate())
-    driver = Driver(FAKE)
 
-    def ask() -> None:
+    def ask(driver: Driver) -> None:
         with contextlib.suppress(Cancelled):
             driver.ask(Inspect(model=file(tmp_path, "hang")))
 
-    asking = threading.Thread(target=ask)
-    asking.start()
-    time.sleep(0.2)  # now it works
-    driver.close()
+    drivers = [Driver(FAKE) for _ in range(6)]
+    for driver in drivers:
+        threading.Thread(target=ask, args=[driver]).start()
+    time.sleep(0.2)  # now they work
+    for driver in drivers:
+        driver.close()
     left = set(threading.enumerate()) - before
     for thread in left:
-        thread.join(timeout=10)
+        thread.join(timeout=5)
     assert not any(thread.is_alive() for thread in left)
 
 
