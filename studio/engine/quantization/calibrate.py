@@ -130,10 +130,10 @@ def observe(
     watched, results = _instrumented(model, watches, samples=samples)
     sess = execute.session(watched, threads=threads)
     names = [name for group in results for name in group if name]
-    seen, steady, before = 0, 0, np.inf
+    seen, steady, before, grown = 0, 0, np.inf, np.inf
     for seen, feed in enumerate(feeds, 1):
         if progress is not None:
-            progress.tick((seen - 1) / total if total else 0.0, f"Calibrating, run {seen}")
+            progress.tick((seen - 1) / total if total else 0.0, _words(seen, grown))
         got = dict(zip(names, execute.run(sess, feed, names), strict=True))
         for watch, (low_name, high_name, mean_name, sample_name) in zip(watches, results, strict=True):
             low = float(got[low_name]) if low_name else 0.0
@@ -152,9 +152,13 @@ def observe(
         reach = sum(np.log(max(o.high, 0.0) - min(o.low, 0.0) + 1e-30) for o in found.values()) / max(
             1, len(found)
         )
+        # Before the first run there was no range: it is not wider than one.
+        grown = np.expm1(reach - before) if np.isfinite(before) else np.inf
         steady = steady + 1 if reach - before < _SETTLED else 0
         before = reach
         if settle and steady >= _STEADY_RUNS and seen >= _FEWEST_RUNS:
+            if progress is not None:
+                progress.tick(1.0, f"Ranges have settled after {seen} of {total or 'all'} runs")
             break
     if not seen:
         raise StudioError(
@@ -163,6 +167,11 @@ def observe(
             "Give at least one sample.",
         )
     return found
+
+
+def _words(run: int, grown: float) -> str:
+    """What the job says of a run: by how much the one before has widened the ranges on average."""
+    return f"Calibrating, run {run}" + (f": ranges +{100 * grown:.1f} %" if np.isfinite(grown) else "")
 
 
 def _instrumented(

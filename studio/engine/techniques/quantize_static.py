@@ -18,7 +18,7 @@ from studio.base.progress import Progress
 from studio.engine.dataset import Dataset
 from studio.engine.graph import Model, constant
 from studio.engine.layers import LayerNode, Listing
-from studio.engine.quantization import grids, recipe
+from studio.engine.quantization import grids, memory, recipe
 from studio.engine.quantization.careful import careful
 from studio.engine.quantization.ends import small_ends
 from studio.engine.quantization.placement import LAYERS
@@ -62,7 +62,7 @@ class StaticInt8:
             shop.build(shop.blank()),
             words,
             refusals,
-            _notes(listing, _settings(step), context),
+            [*_notes(listing, _settings(step), context), *_memory(listing, shop, _settings(step), context)],
         )
 
     def draft(self, listing: Listing, plan: Plan, context: Context) -> Model:
@@ -197,6 +197,14 @@ def _why_not(layer: LayerNode) -> Refusal | None:
     if weight is None:
         return Refusal(layer=name, reason="its weights are computed, not stored")
     return Refusal(layer=name, reason="onnxruntime has no integer kernel for this form of it", hint=hint)
+
+
+def _memory(listing: Listing, shop: Workshop, settings: QuantizeStatic, context: Context) -> list[str]:
+    """What calibration will take."""
+    if context.calibration is None:
+        return []
+    sampled = settings.preset == "careful" or settings.calibrator not in {"auto", "minmax"}
+    return memory.in_words(listing, len(shop.placed.sites) * memory.VALUES_KEPT if sampled else 0)
 
 
 def _notes(listing: Listing, settings: QuantizeStatic, context: Context) -> list[str]:
