@@ -164,7 +164,7 @@ def _solved(g: Array, wanted: Array) -> Array:
 Rows: TypeAlias = tuple[Array, Array]  # x (1, n, k), y (1, n, r)
 Bounds: TypeAlias = tuple[float, float]  # of the activation behind: values outside are all the same to it
 
-_ROUNDS = 3
+_ROUNDS = 5
 
 
 def rectified(

@@ -20,6 +20,8 @@ from studio.engine.pruning.linear import Array, Linear
 _ROWS_PER_COLUMN = 32
 _LEAST_ROWS = 8192
 _MOST_ROWS = 40_000
+_GENEROUSLY = 4  # times as many rows for a fit as for second moments
+_MOST_HELD = 1 << 25  # values of the rows of a fit, which may be held
 _MOST_VALUES = 1 << 24  # of all groups together, which a wide depthwise convolution would exceed
 _BYTES = 1 << 30  # of all matrices held at a time; more layers mean another walk over the data
 
@@ -32,11 +34,19 @@ def sample(rng: np.random.Generator, positions: int, budget: int) -> Array:
 
 
 def row_budget(view: Linear) -> int:
-    """How many rows a layer's least-squares problem gets."""
+    """How many rows a layer's second moments get."""
     columns = columns_of(view)
     wanted = int(np.clip(_ROWS_PER_COLUMN * columns, _LEAST_ROWS, _MOST_ROWS))
     affordable = max(_ROWS_PER_COLUMN * columns, _MOST_VALUES // (view.groups * columns))
     return wanted if view.groups == 1 else min(wanted, affordable)
+
+
+def fit_budget(view: Linear) -> int:
+    """How many rows a layer that is fitted gets: more than second moments need, as far as they can be held."""
+    wanted = row_budget(view)
+    if view.groups > 1:
+        return wanted
+    return max(wanted, min(_GENEROUSLY * wanted, _MOST_HELD // columns_of(view)))
 
 
 @dataclass

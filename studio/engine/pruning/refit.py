@@ -27,7 +27,7 @@ from studio.engine.groups.grouping import kept
 from studio.engine.groups.trace import Trace
 from studio.engine.pruning.least_squares import Bounds, Fit, Problem
 from studio.engine.pruning.linear import Linear, linear
-from studio.engine.pruning.moments import row_budget, sample
+from studio.engine.pruning.moments import fit_budget, sample
 from studio.engine.pruning.recurrent import Cell, is_cell, refit_cell
 
 
@@ -130,7 +130,7 @@ class Refit:
         partner = self._waiting.pop(target.total[0], None) if target.total is not None else None
         together = partner is not None and aware
         problem = self._problem(target, partner[0] if partner is not None and aware else None)
-        share = -(-row_budget(target.after) // max(1, len(xs)))
+        share = -(-fit_budget(target.after) // max(1, len(xs)))
         kept_rows: list[_Rows] = []
         for number, (x, y) in enumerate(zip(xs, ys, strict=True)):
             at = (
