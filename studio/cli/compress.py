@@ -188,13 +188,14 @@ def _more(order: Order) -> list[str]:
 # ---------------------------------------------------------------- saying it
 
 
-def _refusals(plans: tuple[Plan, ...]) -> list[dict[str, str]]:
+def _refusals(plans: tuple[Plan, ...]) -> list[dict[str, str | bool]]:
     return [
         {
             "technique": recipes.name_of(type(plan.step.settings)),
             "layer": refusal.layer,
             "reason": refusal.reason,
             "hint": refusal.hint,
+            "better": refusal.better,
         }
         for plan in plans
         for refusal in plan.refusals
@@ -252,8 +253,11 @@ def _sizes(path: str, info: ModelInfo) -> dict[str, Any]:
 def _print(terminal: Terminal, outcome: Outcome) -> None:
     for plan in outcome.applied.plans:
         words = f"{plan.step.settings.title}: {len(plan.actions)} layers treated"
-        refused = f", {len(plan.refusals)} refused" if plan.refusals else ""
-        terminal.line(words + refused)
+        better = sum(refusal.better for refusal in plan.refusals)
+        refused = len(plan.refusals) - better
+        words += f", {better} better left alone" if better else ""
+        words += f", {refused} refused" if refused else ""
+        terminal.line(words)
         for refusal in plan.refusals:
             hint = f" {refusal.hint}" if refusal.hint else ""
             terminal.line(f"  {refusal.layer}: {refusal.reason.rstrip('.')}.{hint}")

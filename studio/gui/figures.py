@@ -15,7 +15,8 @@ from studio.app.view import View
 from studio.base.units import file_size, shape, short
 from studio.records.measure import LayerTime, Sensitivity
 from studio.records.model import Cost, Layer
-from studio.records.steps import Treatment
+from studio.records.plan import Refusal
+from studio.records.steps import Settings, Slot, Treatment
 
 Value: TypeAlias = float | str | None
 FLOAT = "fp32"
@@ -34,7 +35,7 @@ class Figures:
         scanned: the treatment that was scanned, as its chip ('INT8'); '' without a scan.
         treatments: staged, by layer.
         after: predicted costs of the staged treatments, by layer.
-        refused: why a staged treatment is refused, by layer.
+        refused: the staged treatments that are refused, by layer and slot.
     """
 
     layers: tuple[Layer, ...] = ()
@@ -43,7 +44,7 @@ class Figures:
     scanned: str = ""
     treatments: Mapping[str, Treatment] = field(default_factory=dict)
     after: Mapping[str, Cost] = field(default_factory=dict)
-    refused: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[tuple[str, Slot], Refusal] = field(default_factory=dict)
 
     @cached_property
     def byte_unit(self) -> float:
@@ -61,10 +62,10 @@ def figures(view: View) -> Figures:
     if view.scan_live is not None and view.scan_live.digest == version.digest:
         scan = view.scan_live
     after: dict[str, Cost] = {}
-    refused: dict[str, str] = {}
+    refused: dict[tuple[str, Slot], Refusal] = {}
     for plan in view.plans:
         after |= {action.layer: action.after for action in plan.actions}
-        refused |= {refusal.layer: refusal.reason for refusal in plan.refusals}
+        refused |= {(refusal.layer, plan.step.settings.slot): refusal for refusal in plan.refusals}
     return Figures(
         layers=version.info.layers,
         times={t.layer: t for t in version.profile.layers} if version.profile else {},
@@ -171,8 +172,24 @@ def treatment_text(layer: Layer, known: Figures) -> str:
     """The treatment in words: its chips, or 'keep fp32'."""
     treatment = known.treatments.get(layer.name)
     if treatment is None or not treatment.settings:
-        return f"keep {layer.precision}"
+        return kept(layer)
     return " · ".join(s.chip for s in treatment.settings)
+
+
+def chips(layer: Layer, known: Figures) -> list[tuple[Settings, bool]]:
+    """The staged treatments of a layer and whether they are refused; not those that it is better left without."""
+    treatment = known.treatments.get(layer.name)
+    found: list[tuple[Settings, bool]] = []
+    for settings in treatment.settings if treatment else ():
+        refusal = known.refused.get((layer.name, settings.slot))
+        if refusal is None or not refusal.better:
+            found.append((settings, refusal is not None))
+    return found
+
+
+def kept(layer: Layer) -> str:
+    """What stands where a layer stays as it is: 'keep fp32'."""
+    return f"keep {layer.precision}"
 
 
 def bytes_after(layer: Layer, known: Figures) -> float:

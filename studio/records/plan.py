@@ -17,11 +17,16 @@ class Action(Record, frozen=True, kw_only=True):
 
 
 class Refusal(Record, frozen=True, kw_only=True):
-    """A layer that cannot be treated so, with the reason. Data, never silence."""
+    """A layer that is not treated so, with the reason. Data, never silence.
+
+    Attributes:
+        better: it could be, but is better left as it is.
+    """
 
     layer: str
     reason: str
     hint: str = ""
+    better: bool = False
 
 
 class Plan(Record, frozen=True, kw_only=True):

@@ -156,8 +156,11 @@ def test_the_outcome_counts_bytes_once_over_a_chain_of_steps() -> None:
 def test_equal_reasons_are_said_once() -> None:
     step = Step(settings=Sparsify())
     refusals = tuple(Refusal(layer=f"l{i}", reason="it is shared", hint="Untie it.") for i in range(9))
-    plan = Plan(step=step, refusals=refusals, before=Cost(), after=Cost())
-    (words,) = refusal_words((plan,), {f"l{i}" for i in range(9)})
+    better = Refusal(layer="l9", reason="it is small", better=True)
+    plan = Plan(step=step, refusals=(*refusals, better), before=Cost(), after=Cost())
+    chosen = {f"l{i}" for i in range(10)}
+    assert refusal_words((plan,), chosen, better=True) == ["l9: it is small."]
+    (words,) = refusal_words((plan,), chosen)
     assert words == "l0, l1, l2, l3 and 5 more: it is shared. Untie it."
     assert action_words((plan,), {"l0"}) == []
 

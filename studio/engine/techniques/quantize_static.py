@@ -40,7 +40,7 @@ class StaticInt8:
         refused = {r.layer for r in refusals}
         chosen = [name for name in step.layers if name not in refused]
         ends = _ends(listing, step, chosen, context)
-        refusals += [Refusal(layer=name, reason=f"kept in float: {reason}") for name, reason in ends.items()]
+        refusals += [Refusal(layer=n, reason=f"kept in float: {why}", better=True) for n, why in ends.items()]
         chosen = [name for name in chosen if name not in ends]
         kept = _kept(listing, step, chosen, context)
         refusals += [
@@ -48,6 +48,7 @@ class StaticInt8:
                 layer=name,
                 reason=f"kept in float: a value beside it, in 8 bits, would alone leave {kept[name]:.0f} dB of the answer",
                 hint="Channels there differ too much in range for one scale.",
+                better=True,
             )
             for name in kept
         ]

@@ -51,12 +51,12 @@ def action_words(plans: tuple[Plan, ...], chosen: set[str]) -> list[str]:
     return lines[:SHOWN] + ([f"and {rest} more"] if rest > 0 else [])
 
 
-def refusal_words(plans: tuple[Plan, ...], chosen: set[str]) -> list[str]:
-    """Which chosen layers are refused and why; equal reasons once."""
+def refusal_words(plans: tuple[Plan, ...], chosen: set[str], *, better: bool = False) -> list[str]:
+    """Which chosen layers are refused, or are `better` left alone, and why; equal reasons once."""
     about: dict[tuple[str, str], list[str]] = {}
     for plan in plans:
         for refusal in plan.refusals:
-            if refusal.layer in chosen:
+            if refusal.layer in chosen and refusal.better == better:
                 about.setdefault((refusal.reason, refusal.hint), []).append(refusal.layer)
     return [f"{_named(names)}: {reason}. {hint}".strip() for (reason, hint), names in about.items()]
 
@@ -90,6 +90,7 @@ class Outcome(QWidget):
         self._linked = label(role="dim", wrap=True)
         self._linked.setToolTip("Click a layer to select it")
         self._linked.linkActivated.connect(lambda name: selection.set((name,), self))
+        self._better = label(role="dim", wrap=True)
         self._refused = label(role="caution", wrap=True)
         self._trouble = label(role="caution", wrap=True)
         self._data = button(
@@ -103,6 +104,7 @@ class Outcome(QWidget):
             self._predicted,
             self._actions,
             self._linked,
+            self._better,
             self._refused,
             self._trouble,
             self._data,
@@ -135,6 +137,7 @@ class Outcome(QWidget):
         links = ", ".join(_link(name, color) for name in linked[:SHOWN])
         rest = f" and {len(linked) - SHOWN} more" if len(linked) > SHOWN else ""
         _say(self._linked, f"Linked: this also narrows {links}{rest}." if linked else "")
+        _say(self._better, "\n".join(refusal_words(plans, chosen, better=True)[:SHOWN]))
         _say(self._refused, "\n".join(refusal_words(plans, chosen)[:SHOWN]))
         _say(self._trouble, view.plan_error)
         missing = self._missing_data()

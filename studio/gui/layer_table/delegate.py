@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PySide6.QtCore import QModelIndex, QObject, QPersistentModelIndex, QPointF, QRect, QRectF, QSize, Qt
 from PySide6.QtGui import QColor, QFont, QFontMetrics, QPainter, QPen
 from PySide6.QtWidgets import QStyle, QStyledItemDelegate, QStyleOptionViewItem
 
-from studio.gui.figures import COLUMNS, treatment_text
+from studio.gui.figures import COLUMNS, chips, kept
 from studio.gui.layer_table.model import LayerModel
 from studio.gui.theme import SMALL_PX, Theme, contrast
-from studio.records.steps import Slot
+from studio.records.steps import Settings, Slot
 
 ROW_HEIGHT = 26
 CARET_WIDTH = 24  # at the right of a treatment, where a click opens the menu
@@ -135,18 +136,23 @@ class LayerDelegate(QStyledItemDelegate):
     ) -> None:
         layer, known = model.layer(row), model.known
         room = rect.adjusted(0, 0, -CARET_WIDTH + _PADDING, 0) if caret else rect
-        treatment = known.treatments.get(layer.name)
-        if treatment is None or not treatment.settings:
-            self._paint_text(painter, room, treatment_text(layer, known), ground.dim)
-        else:
-            refused = layer.name in known.refused
-            inner = room.adjusted(_PADDING, 0, -_PADDING, 0)
-            left = inner.left()
-            for settings in treatment.settings:
-                words = f"{settings.chip} · refused" if refused else settings.chip
-                left = self._paint_chip(painter, left, inner, words, settings.slot, refused=refused)
+        staged = chips(layer, known)
+        if not staged:
+            self._paint_text(painter, room, kept(layer), ground.dim)
+        inner = room.adjusted(_PADDING, 0, -_PADDING, 0)
+        left, brief = inner.left(), not self._fit([settings for settings, _ in staged], inner.width())
+        for settings, refused in staged:
+            words = settings.brief if brief else settings.chip
+            if refused and len(staged) == 1:
+                words += " · refused"
+            left = self._paint_chip(painter, left, inner, words, settings.slot, refused=refused)
         if caret:
             self._paint_caret(painter, rect, ground.dim)
+
+    def _fit(self, settings: Sequence[Settings], width: int) -> bool:
+        """Whether chips in full words lie beside each other."""
+        words = sum(self._chip_metrics.horizontalAdvance(s.chip) + 2 * _CHIP_PADDING for s in settings)
+        return words + _CHIP_GAP * (len(settings) - 1) <= width
 
     def _paint_chip(
         self, painter: QPainter, left: int, inside: QRect, words: str, slot: Slot, *, refused: bool

@@ -16,6 +16,7 @@ from PySide6.QtCore import QAbstractTableModel, QModelIndex, QObject, QPersisten
 
 from studio.gui.figures import COLUMNS, Column, Figures, Value, column_title, heat, shown_as
 from studio.records.model import Layer
+from studio.records.plan import Refusal
 
 Index = QModelIndex | QPersistentModelIndex
 _NOWHERE = QModelIndex()
@@ -176,9 +177,9 @@ class LayerModel(QAbstractTableModel):
     def _tip(self, column: Column, layer: Layer) -> str:
         name = layer.name
         if column.id == "treatment":
-            reason = self._known.refused.get(name, "")
-            if reason:
-                return f"Refused: {reason}"
+            refusals = [refusal for (of, _), refusal in self._known.refused.items() if of == name]
+            if refusals:
+                return "\n".join(_refusal_tip(refusal) for refusal in refusals)
             return f"Cannot be treated: {layer.untreatable}" if layer.untreatable else "Click ▾ to change"
         if column.id == "sensitivity" and (score := self._known.scores.get(name)) is not None:
             return _sensitivity_tip(score.refused, score.error, self._known.scanned)
@@ -195,6 +196,13 @@ class LayerModel(QAbstractTableModel):
 def column_named(name: str) -> Column:
     """The column with this id."""
     return next(column for column in COLUMNS if column.id == name)
+
+
+def _refusal_tip(refusal: Refusal) -> str:
+    reason = (
+        refusal.reason[0].upper() + refusal.reason[1:] if refusal.better else f"Refused: {refusal.reason}"
+    )
+    return f"{reason}. {refusal.hint}".strip()
 
 
 def _sensitivity_tip(refused: str, error: Any, scanned: str) -> str:

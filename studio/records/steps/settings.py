@@ -40,3 +40,8 @@ class Settings(Record, frozen=True, kw_only=True, tag_field="technique"):
     def chip(self) -> str:
         """The words of the treatment column: 'INT8', '−30 % channels'."""
         return self.title
+
+    @property
+    def brief(self) -> str:
+        """The chip where room is scarce: '−30 %'."""
+        return self.chip

@@ -167,7 +167,13 @@ class PruneChannels(Settings, frozen=True, kw_only=True, tag="prune_channels"):
         for share, words in ((self.macs, "MACs"), (self.params, "parameters"), (self.bytes, "bytes")):
             if share is not None:
                 return f"−{1 - share:.0%} {words}".replace("%", " %")
-        return f"−{self.ratio:.0%} channels".replace("%", " %")
+        return f"{self.brief} channels"
+
+    @property
+    def brief(self) -> str:
+        """See `Settings.brief`."""
+        left = next((share for share in (self.macs, self.params, self.bytes) if share is not None), None)
+        return f"−{self.ratio if left is None else 1 - left:.0%}".replace("%", " %")
 
 
 class Factorize(Settings, frozen=True, kw_only=True, tag="factorize"):

@@ -11,6 +11,7 @@ from studio.gui.figures import (
     COLUMNS,
     Figures,
     bytes_after,
+    chips,
     column_title,
     figures,
     heat,
@@ -22,7 +23,8 @@ from studio.gui.figures import (
 )
 from studio.records.measure import LayerTime
 from studio.records.model import Cost
-from studio.records.steps import QuantizeStatic, Treatment
+from studio.records.plan import Refusal
+from studio.records.steps import PruneChannels, QuantizeStatic, Treatment
 
 
 def test_a_view_without_a_model_has_no_figures() -> None:
@@ -117,3 +119,23 @@ def test_a_view_differs_only_where_figures_do() -> None:
     assert same_figures(View(project=project), View(project=project, modified=True))
     assert Treatment() == project.treatment_of("conv1")
     assert info_of(()).layers == ()
+
+
+def test_a_refusal_strikes_out_its_own_treatment_alone() -> None:
+    int8, pruned = QuantizeStatic(), PruneChannels(ratio=0.3)
+    one, both = layer("a"), Treatment(settings=(pruned, int8))
+    refusal = Refusal(layer="a", reason="it has no constant weight")
+    known = Figures(layers=(one,), treatments={"a": both}, refused={("a", "quantize"): refusal})
+    assert chips(one, known) == [(pruned, False), (int8, True)]
+
+
+def test_what_is_better_left_alone_has_no_chip() -> None:
+    int8, one = QuantizeStatic(), layer("a")
+    refusal = Refusal(layer="a", reason="it is small", better=True)
+    staged = {"a": Treatment(settings=(int8,))}
+    assert chips(one, Figures(treatments=staged, refused={("a", "quantize"): refusal})) == []
+
+
+def test_a_chip_is_shorter_where_room_is_scarce() -> None:
+    assert (PruneChannels(ratio=0.3).chip, PruneChannels(ratio=0.3).brief) == ("−30 % channels", "−30 %")
+    assert (PruneChannels(macs=0.7).chip, PruneChannels(macs=0.7).brief) == ("−30 % MACs", "−30 %")
