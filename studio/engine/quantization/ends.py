@@ -2,7 +2,8 @@
 
 What comes into a model and what goes out of it are floats. A small layer there gains nothing on integers: the
 conversion costs more than the product, and its rounding is all noise. A first convolution over the three channels of
-an image is the common case: onnxruntime's integer kernel is slower on its short rows than the float one.
+an image is the common case: onnxruntime's integer kernel is slower on its short rows than the float one. So it is with a
+depthwise convolution behind it, whose input then needs no grid at all: mostly the one that costs the answer most.
 
 Source: the habit of Zhou et al. 2016, "DoReFa-Net", §2.7, held to layers whose size and work do not matter.
 """
@@ -38,9 +39,12 @@ def small_ends(shop: Workshop, work: Mapping[str, int]) -> dict[str, str]:
         if sizes[key] > _WEIGHTS * sum(sizes.values()):
             continue
         if node.op_type == "Conv" and _reads_input(node) and _row(node) <= _SHORT:
-            found[key] = (
-                f"it reads the model's input, {_row(node)} numbers at a time: integers would be slower"
-            )
+            row = _row(node)
+            found[key] = f"it reads the model's input, {row} numbers at a time: integers would be slower"
+            for behind in _depthwise_behind(node, shop):
+                found[behind] = (
+                    "depthwise behind the first layer: integers would be no faster, only less exact"
+                )
         elif work[key] <= _WORK * total and _writes_output(node, shop):
             found[key] = "it is small and makes the model's output: integers would only add noise"
     return found
@@ -56,6 +60,35 @@ def _row(node: ir.Node) -> int:
     weight = constant(node.inputs[1])
     assert weight is not None
     return int(np.prod(weight.shape.numpy()[1:]))
+
+
+def _depthwise_behind(node: ir.Node, shop: Workshop) -> list[str]:
+    """The depthwise convolutions that follow a layer, each the only reader of the one before."""
+    found: list[str] = []
+    while True:
+        readers = _readers(node, shop)
+        if len(readers) != 1:
+            return found
+        node = readers[0]
+        weight = constant(node.inputs[1])
+        if node.op_type != "Conv" or weight is None or weight.shape[1] != 1 or _row(node) > _SHORT:
+            return found
+        found.append(node_key(node))
+
+
+def _readers(node: ir.Node, shop: Workshop) -> list[ir.Node]:
+    """The layers that read what a layer makes, whatever lies between."""
+    found: dict[ir.Node, None] = {}
+    waiting, seen = [node], {node}
+    while waiting:
+        for value in waiting.pop().outputs:
+            for user, _ in value.uses():
+                if node_key(user) in shop.layers:
+                    found[user] = None
+                elif user not in seen:
+                    seen.add(user)
+                    waiting.append(user)
+    return list(found)
 
 
 def _reads_input(node: ir.Node) -> bool:

@@ -30,6 +30,18 @@ def classifier(channels: int, kernel: int = 3) -> Model:
     return Model(ir.from_proto(net.build(inputs, {"y": (TensorProto.FLOAT, [1, 5])})))
 
 
+def mobile() -> Model:
+    """A first convolution, a depthwise one behind a hardswish, and a wide product of its channels."""
+    net = Net(4)
+    x = net.add("Conv", ["x", net.weight("w0", 16, 3, 3, 3)], "first", pads=[1] * 4)
+    x = net.add("HardSwish", [x], "bent")
+    x = net.add("Conv", [x, net.weight("w1", 16, 1, 3, 3)], "deep", pads=[1] * 4, group=16)
+    x = net.add("Conv", [x, net.weight("w2", 640, 16, 1, 1)], "wide")
+    net.add("Conv", [x, net.weight("w3", 64, 640, 1, 1)], "y")
+    inputs = {"x": (TensorProto.FLOAT, [1, 3, 16, 16])}
+    return Model(ir.from_proto(net.build(inputs, {"y": (TensorProto.FLOAT, [1, 64, 16, 16])})))
+
+
 def ends(model: Model) -> set[str]:
     listing = list_layers(model)
     shop = Workshop(model, listing.shapes, [layer.key for layer in listing.layers])
@@ -42,6 +54,10 @@ def test_a_short_first_convolution_and_a_small_last_product_are_ends() -> None:
 
 def test_a_first_convolution_of_long_rows_is_none() -> None:
     assert ends(classifier(8, kernel=5)) == {"scores"}
+
+
+def test_a_depthwise_convolution_behind_the_first_one_goes_with_it() -> None:
+    assert ends(mobile()) == {"first", "deep"}
 
 
 def test_the_plan_says_why_ends_stay_in_float_unless_they_were_asked_for_alone() -> None:
