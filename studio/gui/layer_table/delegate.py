@@ -16,8 +16,8 @@ from studio.records.steps import Settings, Slot
 
 ROW_HEIGHT = 26
 CARET_WIDTH = 24  # at the right of a treatment, where a click opens the menu
-_PADDING = 9
-_CHIP_HEIGHT, _CHIP_PADDING, _CHIP_GAP = 17, 7, 6
+_PADDING = 8
+_CHIP_HEIGHT, _CHIP_PADDING, _CHIP_GAP = 17, 6, 4
 _BAR_HEIGHT = 8
 _DIM_COLUMNS = {"op", "dtype", "kernel", "output"}
 # Plain numbers: Python's flags would take a third of the painting.

@@ -16,13 +16,13 @@ from studio.gui.theme import SMALL_PX, Theme
 
 _LEAST, _MOST = 44, 340  # pixels of a column
 _NAME = 106  # a name or a bar is not cut below this
-_PADDING, _SORT_SIGN = 9, 1
+_PADDING, _SORT_SIGN = 8, 1
 _SAMPLE = 150  # rows looked at for the width of a column
 _BY_CONTENT = {"layer", "op", "weight", "kernel", "output", "precision"}
 _GROWING = {"layer": 3, "treatment": 3, "sensitivity": 2}  # shares of the room left over
 _SHRINKING = {
     "layer": 0.55,
-    "treatment": 0.68,
+    "treatment": 0.88,
     "sensitivity": 0.65,
     "kernel": 0.6,
 }  # least share of the width

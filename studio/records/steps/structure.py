@@ -103,6 +103,14 @@ class PruneChannels(Settings, frozen=True, kw_only=True, tag="prune_channels"):
             extra_json_schema={"unit": "share"},
         ),
     ] = None
+    latency: Annotated[
+        ShareKept | None,
+        Meta(
+            title="Latency budget",
+            description="Share of the running time to keep, as measured on this machine.",
+            extra_json_schema={"unit": "share"},
+        ),
+    ] = None
     criterion: Annotated[
         Literal["auto", "l1", "l2", "fpgm", "activation", "taylor", "fisher", "obs", "random"],
         Meta(
@@ -110,7 +118,7 @@ class PruneChannels(Settings, frozen=True, kw_only=True, tag="prune_channels"):
             description="Which channels go first.",
             extra_json_schema={
                 "choices": {
-                    "auto": "OBS with calibration data, else L2",
+                    "auto": "OBS, without data L2",
                     "l1": "L1 norm of the weights",
                     "l2": "L2 norm of the weights",
                     "fpgm": "Nearest to the geometric median",
@@ -164,7 +172,12 @@ class PruneChannels(Settings, frozen=True, kw_only=True, tag="prune_channels"):
     @property
     def chip(self) -> str:
         """See `Settings.chip`."""
-        for share, words in ((self.macs, "MACs"), (self.params, "parameters"), (self.bytes, "bytes")):
+        for share, words in (
+            (self.macs, "MACs"),
+            (self.params, "parameters"),
+            (self.bytes, "bytes"),
+            (self.latency, "latency"),
+        ):
             if share is not None:
                 return f"−{1 - share:.0%} {words}".replace("%", " %")
         return f"{self.brief} channels"
