@@ -6,7 +6,7 @@ Equation: a layer computes y = Σ w·x + b on integers when x = s_x (q_x − z_x
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,6 +22,8 @@ from studio.engine.quantization.simplify import array
 Array: TypeAlias = npt.NDArray[Any]
 
 _CODES: dict[int, type[np.generic]] = {8: np.uint8, 16: np.uint16}
+# Half of what 32 bits hold, so that sums of products fit beside the bias.
+_LARGEST_BIAS = 2**30
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,16 @@ class LayerWeights:
         """The scale, shaped like the weight with size 1 where it is shared."""
         return self._spread(self.scale)
 
+    def holding(self, bias: Array, input_scale: float) -> LayerWeights:
+        """The same with wider steps where the bias would not fit its 32 bits: in channels of next to no weight."""
+        least = np.abs(bias).astype(np.float64) / (input_scale * _LARGEST_BIAS)
+        wider = np.maximum(np.asarray(least if self.scale.ndim else least.max()) / self.scale, 1.0)
+        if (wider == 1.0).all():
+            return self
+        zero = 0 if self.zero is None else self._spread(self.zero)
+        q = np.rint((self.q - zero) / self._spread(wider)).astype(np.int32) + zero
+        return replace(self, q=q, scale=np.asarray(self.scale * wider, np.float32))
+
     def _spread(self, numbers: Array) -> Array:
         if self.axis is None:
             return numbers
@@ -204,6 +216,8 @@ def write_layer(
         input_scale: of the site that the layer reads.
     """
     name = node.inputs[1].name or "weight"  # type: ignore[union-attr]
+    if bias is not None:
+        weights = weights.holding(bias, input_scale)
     stored = grids.stored(weights.q, 8, signed=True)
     node.replace_input_with(
         1, _dequantized(model, node, name, stored, weights.scale, weights.axis, weights.zero)

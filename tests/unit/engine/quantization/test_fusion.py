@@ -124,6 +124,21 @@ def test_a_pool_of_largest_values_does_not_keep_its_neighbours_from_integers(tmp
     assert sqnr(model, result, feed) > 25
 
 
+def test_a_dead_channel_keeps_its_bias() -> None:
+    net = Net(7)
+    weight = net.rng.normal(size=(8, 3, 3, 3)).astype(np.float32)
+    weight[0] = 1e-12
+    bias = np.full(8, 3.0, np.float32)
+    x = net.add("Conv", ["x", net.constant("w", weight), net.constant("b", bias)], "first")
+    net.add("Conv", [x, net.weight("w2", 4, 8, 1, 1), net.weight("b2", 4)], "y")
+    proto = net.build(
+        {"x": (TensorProto.FLOAT, ["N", 3, 10, 10])}, {"y": (TensorProto.FLOAT, ["N", 4, 8, 8])}
+    )
+    feed = {"x": np.random.default_rng(0).normal(size=(4, 3, 10, 10)).astype(np.float32)}
+    model = Model(ir.from_proto(proto))
+    assert sqnr(model, quantized(model, feed), feed) > 30
+
+
 def test_layers_that_were_not_asked_for_stay_in_float(tmp_path: Path) -> None:
     model = Model(ir.from_proto(nets.cnn()))
     found = kernels(quantized(model, nets.feed("cnn", 8), ["stem"]), tmp_path)
