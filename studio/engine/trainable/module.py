@@ -131,6 +131,7 @@ class GraphModule(nn.Module):
             self._program,
             {s for s, v in enumerate(self._template) if v is not None},
             {w.slot for w in self.weights.values()},
+            set(self._results.values()),
             unfolded,
         )
         self._after_shapes = [s for s in self._live if id(s) not in self._shape_steps]

@@ -134,7 +134,12 @@ _PLAIN = (
 
 
 def shape_steps(
-    steps: Sequence[Step], program: Program, known: set[int], weights: set[int], moving: Collection[str] = ()
+    steps: Sequence[Step],
+    program: Program,
+    known: set[int],
+    weights: set[int],
+    results: Collection[int],
+    moving: Collection[str] = (),
 ) -> tuple[set[int], set[int]]:
     """Steps that need not run again for inputs of the same shapes.
 
@@ -143,10 +148,11 @@ def shape_steps(
         program: of the main graph.
         known: slots of constants.
         weights: slots of trained constants: their shapes are known, their values are not.
+        results: slots of what is asked of every run.
         moving: operators whose results may change from run to run all the same.
 
     Returns:
-        The ids of those steps, and the slots of theirs that other steps or the outputs read.
+        The ids of those steps, and the slots of theirs that other steps read or that are results.
     """
     valued = set(known) | {0}  # value follows from the shapes of the inputs
     shaped = valued | weights | set(program.inputs)  # shape follows from them
@@ -167,7 +173,7 @@ def shape_steps(
         if all(i in valued if n in steering else i in shaped for n, i in enumerate(inputs)):
             shaped.update(step.outputs)
     ids = {id(s) for s in chosen}
-    wanted = set(program.outputs)
+    wanted = set(results)
     for step in steps:
         if id(step) not in ids:
             wanted |= reads(step) | set(step.inputs)

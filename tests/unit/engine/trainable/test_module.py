@@ -212,6 +212,16 @@ def test_shape_arithmetic_is_remembered_per_shape_and_stays_right() -> None:
     assert len(module._shapes) == 2
 
 
+def test_watched_shape_arithmetic_is_there_in_every_run() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    agraph (float[N, T, 4] x) => (float[N, M] y) <int64[1] last = {-1}, int64[1] zero = {0}, int64[1] one = {1}>
+    { s = Shape (x)  n = Slice (s, zero, one)  more = Add (n, one)  less = Sub (more, one)
+      t = Concat <axis = 0> (less, last)  h = MatMul (x, w)  y = Reshape (h, t) }"""
+    module = GraphModule(model_of(text, w=np.eye(4)), watch=("more",))
+    for _ in range(2):
+        assert int(module({"x": np.ones((2, 3, 4), np.float32)})["more"]) == 3
+
+
 def test_quantized_graphs_pass_gradients_straight_through() -> None:
     text = """<ir_version: 8, opset_import: ["" : 17]>
     agraph (float[3] x) => (float[3] y) <float scale = {0.1}, uint8 zero = {128}>
