@@ -19,6 +19,7 @@ from studio.engine.cost import constant_cost
 from studio.engine.dataset import Feed
 from studio.engine.graph import Model
 from studio.engine.layers import Listing, list_layers
+from studio.engine.lean import known, make_lean
 from studio.engine.planning import open_calibration, plan_step, ready, resolve_layers
 from studio.engine.techniques import find
 from studio.engine.techniques.contract import Context
@@ -125,6 +126,7 @@ def apply(
     started = time.perf_counter()
     model = graph.load(Path(asked.model))
     sizes = dict(asked.input_sizes)
+    before = known(model)
     listing = list_layers(model, sizes)
     notes: list[str] = []
     scratch = _scratch(asked)
@@ -147,6 +149,8 @@ def apply(
     else:
         result, plans = apply_preset(model, asked.recipe.preset, context, sizes)
     progress.tick(0.96, "Writing the model")
+    if plans:
+        make_lean(result, before)
     output = Path(asked.output)
     written = graph.save(result, output)
     if scratch is not None:

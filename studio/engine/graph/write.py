@@ -124,7 +124,22 @@ def _marked(model: Model) -> tuple[onnx.ModelProto, list[ir.TensorProtocol]]:
         taken.append(tensor)
         return ir.TensorProtoTensor(stand_in)
 
-    return proto_with(model, mark), taken
+    proto = proto_with(model, mark)
+    _drop_repeated(proto.graph)
+    return proto, taken
+
+
+def _drop_repeated(graph: onnx.GraphProto) -> None:
+    """Leave out types and shapes that stored tensors say themselves; onnx_ir writes them beside every one."""
+    stored = {tensor.name for tensor in graph.initializer}
+    told = [value for value in graph.value_info if value.name not in stored]
+    if len(told) < len(graph.value_info):
+        del graph.value_info[:]
+        graph.value_info.extend(told)
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *((attribute.g,) if attribute.HasField("g") else ())):
+                _drop_repeated(inner)
 
 
 def _chunks(model: Model) -> list[wire.Chunk]:
