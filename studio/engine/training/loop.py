@@ -1,8 +1,9 @@
 """The training loop: steps, judged now and then by samples that do not teach; the best so far is kept.
 
 AdamW with a short warm-up and a cosine to zero, gradients clipped by norm, weights averaged over time (the
-average is what is judged and kept). A run is as long as its steps or its minutes, whichever is given. On a graphics
-card the network computes in bfloat16 (weights, loss and optimiser stay in float32).
+average is what is judged and kept). A run that only does harm goes back to its best weights and on at a quarter of
+the rate. It is as long as its steps or its minutes, whichever is given. On a graphics card the network computes in
+bfloat16 (weights, loss and optimiser stay in float32).
 
 Source: Loshchilov & Hutter 2019, *Decoupled Weight Decay Regularization*; 2017, *SGDR*; Polyak &
 Juditsky 1992 (averaging).
@@ -33,6 +34,8 @@ from studio.engine.training.variety import Variety
 _WARM_UP = 0.05
 _CLIP = 1.0
 _AVERAGE = 0.998
+_HARM = 1.5  # times the best loss: so much worse is no way to something better
+_GENTLER = 0.25
 _JUDGEMENTS = 20  # in a run
 _JUDGING_SHARE = 0.2  # of the time may go into judging
 _LONGEST_STEP = 30.0  # seconds: what is longer was a pause
@@ -135,6 +138,7 @@ class Trainer:
         self._average = {n: p.detach().clone() for n, p in self._state().items()}
         self._best: dict[str, Tensor] = {}
         self._step, self._elapsed, self._judging = 0, 0.0, 0.0
+        self._gentler = 1.0
         self._loss = math.nan
         self._ended = ""
 
@@ -181,6 +185,8 @@ class Trainer:
                 if loss < best:
                     best, kept_right = loss, right
                     self._best = {n: t.clone() for n, t in self._average.items()}
+                elif not loss <= _HARM * best:  # nor is it a number, perhaps
+                    self._retreat()
                 if self._course.target and right is not None and right >= self._course.target:
                     self._ended = "the target was reached"
             if pace.due:
@@ -219,7 +225,14 @@ class Trainer:
     def _rate(self) -> float:
         share = min(1.0, self._share())
         warm = min(1.0, (share + 1e-3) / _WARM_UP)
-        return self._course.rate * warm * 0.5 * (1 + math.cos(math.pi * share))
+        return self._course.rate * self._gentler * warm * 0.5 * (1 + math.cos(math.pi * share))
+
+    def _retreat(self) -> None:
+        """Back to the best weights, and on more gently."""
+        self._put(self._best)
+        self._average = {n: t.clone() for n, t in self._best.items()}
+        self._optimizer.state.clear()
+        self._gentler *= _GENTLER
 
     def _one_step(self, batches: Iterator[Sample]) -> None:
         rate = self._rate()
@@ -324,6 +337,7 @@ class Trainer:
             "best": best,
             "right": right,
             "ended": self._ended,
+            "gentler": self._gentler,
         }
         checkpoint.save(self._hooks.checkpoint, tensors, numbers)
         return time.monotonic() - started
@@ -345,5 +359,5 @@ class Trainer:
                 state = {k: tensors[f"adam/{k}/{name}"].to("cpu" if k == "step" else device) for k in keys}
                 self._optimizer.state[parameter] = state
         self._step, self._elapsed, self._loss = numbers["step"], numbers["elapsed"], numbers["loss"]
-        self._ended = numbers["ended"]
+        self._ended, self._gentler = numbers["ended"], numbers.get("gentler", 1.0)
         return numbers

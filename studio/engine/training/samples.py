@@ -21,6 +21,7 @@ Array: TypeAlias = npt.NDArray[Any]
 
 _KEPT_BYTES = 1_500_000_000
 _JUDGES = 0.1  # share of the samples that judge
+_FEWEST_JUDGES = 8  # or a quarter of them
 _MOST_JUDGES = 1024
 
 
@@ -49,9 +50,8 @@ class Samples:
         count = self._parts.count
         if not count:
             raise StudioError("There are no samples to train on", "the data set is empty")
-        judges = (
-            min(_MOST_JUDGES // max(1, self._parts.unit), max(1, int(count * _JUDGES))) if count > 3 else 0
-        )
+        wanted = max(int(count * _JUDGES), min(_FEWEST_JUDGES, count // 4))
+        judges = min(max(1, _MOST_JUDGES // max(1, self._parts.unit)), wanted)
         order = self._random.permutation(count)
         self._judges, self._pupils = np.sort(order[:judges]), order[judges:]
 
@@ -59,6 +59,11 @@ class Samples:
     def count(self) -> int:
         """Samples (or feeds, where they do not stack) that teach."""
         return len(self._pupils)
+
+    @property
+    def judging(self) -> int:
+        """Samples that judge; those that teach where there are too few."""
+        return len(self._chosen())
 
     @property
     def total(self) -> int:
@@ -72,15 +77,16 @@ class Samples:
 
     def judges(self) -> Iterator[Sample]:
         """The samples that judge, always in the same order; those that teach where there are too few."""
-        chosen = self._judges if len(self._judges) else np.sort(self._pupils)
+        yield from self.some(self.judging)
+
+    def some(self, count: int) -> Iterator[Sample]:
+        """So many of the samples that judge, always the same; fewer where there are fewer."""
+        chosen = self._chosen()[:count]
         for start in range(0, len(chosen), self._step):
             yield self._parts.take(chosen[start : start + self._step])
 
-    def some(self, count: int) -> Iterator[Sample]:
-        """So many samples of all, always the same; fewer where there are fewer."""
-        chosen = np.sort(np.concatenate([self._judges, self._pupils])[:count])
-        for start in range(0, len(chosen), self._step):
-            yield self._parts.take(chosen[start : start + self._step])
+    def _chosen(self) -> Array:
+        return self._judges if len(self._judges) else np.sort(self._pupils)
 
     def endless(self, skip: int = 0) -> Iterator[Sample]:
         """Batches in random order, epoch after epoch, without the first `skip`."""

@@ -1,8 +1,8 @@
 """More samples out of those there are; the teacher answers for the new ones, so nothing need be known about them.
 
 Few samples are blended in pairs, shifted and mirrored, every one of them new; many are taken as they are, since what
-a run has time for is learned best from plain ones. Few samples are judged on blends too: plain ones may have served
-an earlier repair already, and then look better than any other.
+a run has time for is learned best from plain ones. Few samples are judged on blends too, of those that do not teach:
+plain ones may have served an earlier repair already, and then look better than any other.
 
 Source: Zhang et al. 2018, *mixup*; Beyer et al. 2022, *Knowledge distillation: A good teacher is patient and
 consistent* (teacher and student see the same view).
@@ -28,7 +28,7 @@ _TRUSTED = 0.8  # share of samples for which the teacher answers alike when they
 _BLENDED = 0.7  # share of batches that are blended
 _SHIFT = 1 / 14  # of the picture's height and width, at most
 _JUDGES = 64  # samples whose blends judge
-_JUDGED_TWICE = 2
+_VIEWS = 2  # of each of them; more where there are fewer
 
 
 class Variety(Protocol):
@@ -84,7 +84,7 @@ class Blends:
             return
         number = samples.total
         for turn, sample in enumerate(samples.some(_JUDGES)):
-            for again in range(_JUDGED_TWICE):
+            for again in range(_views(samples)):
                 made = self(sample, np.random.default_rng((seed, turn, again)))
                 count = len(next(iter(made.feed.values())))
                 yield replace(made, numbers=np.arange(number, number + count))
@@ -117,4 +117,9 @@ def may_mirror(teacher: Teacher, samples: Samples, output: str, kind: Kind) -> b
 
 def numbered(samples: Samples) -> int:
     """How many numbers samples and the blends that judge may have."""
-    return samples.total + _JUDGED_TWICE * min(_JUDGES, samples.total)
+    return samples.total + _views(samples) * min(_JUDGES, samples.judging)
+
+
+def _views(samples: Samples) -> int:
+    """How many views of each sample judge."""
+    return max(_VIEWS, -(-_JUDGES // samples.judging))

@@ -167,6 +167,20 @@ def test_normalisations_come_and_go_without_a_trace(tmp_path: Path) -> None:
     np.testing.assert_allclose(folded, running, atol=1e-4)
 
 
+def test_a_rate_that_only_does_harm_is_lowered_until_it_helps(tmp_path: Path) -> None:
+    listing = conv_net(tmp_path)
+    rates: list[float] = []
+    lesson = Lesson(
+        data=pictures(listing, tmp_path),
+        teacher=listing.model,
+        **{**LESSON, "rate": 0.5, "norms": False, "course": Course(steps=300)},
+    )
+    hooks = Hooks(told=lambda _step, _total, _loss, _right, rate: rates.append(rate))
+    _, outcome = train(damaged(listing.model, 0.05), lesson, hooks)
+    assert max(rates) > 20 * max(rates[100:])
+    assert outcome.after < outcome.before
+
+
 def test_asking_for_an_end_keeps_the_best_so_far(tmp_path: Path) -> None:
     listing = conv_net(tmp_path)
     steps: list[int] = []

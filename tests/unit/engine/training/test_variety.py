@@ -93,3 +93,14 @@ def test_blending_keeps_types_and_bounds_and_leaves_numbers_that_are_no_pictures
     assert made.feed["x"].max() <= feed["x"].max() + 1e-6
     assert np.array_equal(made.feed["ids"], feed["ids"])
     assert made.numbers is None
+
+
+def test_samples_that_teach_do_not_judge_even_where_there_are_few(tmp_path: Path) -> None:
+    samples = samples_of(brighter_half(tmp_path, left_or_right=True), tmp_path)
+    judging = {int(n) for sample in samples.judges() for n in sample.numbers}
+    batches = samples.endless()
+    teaching = {int(n) for _ in range(20) for n in next(batches).numbers}
+    assert len(judging) == samples.judging == 8
+    assert not judging & teaching
+    views = list(Blends().judges(samples, seed=0))
+    assert sum(len(v.feed["x"]) for v in views) == 64
