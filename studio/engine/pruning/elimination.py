@@ -16,7 +16,7 @@ import numpy as np
 from studio.engine.groups.atoms import Array
 from studio.engine.pruning.orders import Order, Reader
 
-_DAMPINGS = (0.03, 0.3, 3.0)
+_DAMPINGS = (0.03, 0.1)
 _TRIED = 0.3  # share of the channels that go when dampings are compared
 _ROUNDS = 32  # to remove all channels; a round brings W and H⁻¹ up to date
 _TINY = 1e-12
