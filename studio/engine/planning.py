@@ -14,7 +14,7 @@ from studio.base.progress import Progress
 from studio.engine.dataset import Dataset, open_for
 from studio.engine.layers import Listing, list_layers, with_weights_folded
 from studio.engine.techniques import find
-from studio.engine.techniques.contract import Context, Drafting
+from studio.engine.techniques.contract import Context, Drafting, Timing
 from studio.records import task
 from studio.records.measure import DataSpec
 from studio.records.plan import Plan, Refusal
@@ -102,6 +102,13 @@ def draft(listing: Listing, plan: Plan, context: Context) -> Listing:
         else technique.apply(listing, plan, context)
     )
     return list_layers(after, dict(listing.input_sizes))
+
+
+def warm(listing: Listing, plan: Plan, context: Context) -> None:
+    """Let the plan's technique time what its next plan will want to know."""
+    technique = find(plan.step.settings)
+    if plan.actions and isinstance(technique, Timing):
+        technique.warm(ready(listing, plan.step), plan, context)
 
 
 def open_calibration(spec: DataSpec | None, listing: Listing) -> Dataset | None:

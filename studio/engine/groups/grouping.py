@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import onnx_ir as ir
 
 from studio.engine.groups.atoms import Array, Axis
 from studio.engine.groups.trace import Role, Trace
@@ -36,11 +37,15 @@ class ChannelGroup:
 
 @dataclass(frozen=True)
 class Grouping:
-    """All groups of a model; and for every layer whose channels cannot go, why."""
+    """All groups of a model; and for every layer whose channels cannot go, why.
+
+    `names` are those of the layers' nodes.
+    """
 
     trace: Trace
     groups: tuple[ChannelGroup, ...]
     blocked: tuple[Group, ...]
+    names: Mapping[ir.Node, str]
 
     def kept(self, gone: Array, axis: Axis) -> Array:
         """Mask of the positions of an axis that stay when the atoms in `gone` (a mask over all atoms) go."""
@@ -54,6 +59,16 @@ class Grouping:
             if mask is not None:
                 found[group.atoms[np.asarray(mask, bool)]] = True
         return found
+
+    def narrowed(self, widths: Mapping[str, int]) -> Array:
+        """Mask over all atoms where groups, by name, keep only their first channels."""
+        return self.gone(
+            {
+                g.record.name: np.arange(g.record.width) >= widths[g.record.name]
+                for g in self.groups
+                if g.record.name in widths
+            }
+        )
 
 
 def kept(trace: Trace, gone: Array, axis: Axis) -> Array:
@@ -84,7 +99,7 @@ def find_groups(trace: Trace, listing: Listing) -> Grouping:
         if (group := _group(by_signature[signature], members, products, order)) is not None
     ]
     groups.sort(key=lambda g: (order[g.leaders[0]], g.kind != "outer"))
-    return Grouping(trace, tuple(_unique_names(groups)), _blocked(trace, roles, groups))
+    return Grouping(trace, tuple(_unique_names(groups)), _blocked(trace, roles, groups), names)
 
 
 def _signatures(trace: Trace) -> dict[int, Signature]:

@@ -14,8 +14,9 @@ from studio.engine.graph import constant
 from studio.engine.groups.atoms import Axis
 from studio.engine.groups.grouping import ChannelGroup, Grouping
 from studio.engine.pruning.orders import Order
+from studio.engine.pruning.staircase import Staircase
 
-Resource = Literal["macs", "params", "bytes"]
+Resource = Literal["macs", "params", "bytes", "latency"]
 
 # Blocked layouts make widths of a multiple of 16 the fast ones; narrow layers gain nothing from it.
 _FAST = 16
@@ -41,21 +42,51 @@ class _Item:
     axes: tuple[tuple[tuple[float, tuple[int, ...]], ...], ...]
 
     def cost(self, shares: Sequence[float]) -> float:
-        total = self.base
+        return self.base * self.kept(shares)
+
+    def kept(self, shares: Sequence[float]) -> float:
+        """The share of the work that is left."""
+        product = 1.0
         for axis in self.axes:
-            total *= sum(share * float(np.prod([shares[g] for g in groups])) for share, groups in axis)
-        return total
+            product *= sum(share * float(np.prod([shares[g] for g in groups])) for share, groups in axis)
+        return product
+
+
+@dataclass(frozen=True)
+class _Timed(_Item):
+    """Something whose time at some shares of its work was measured: times for ascending roots of these shares."""
+
+    at: tuple[float, ...] = ()
+    times: tuple[float, ...] = ()
+
+    def cost(self, shares: Sequence[float]) -> float:
+        return self.base * float(np.interp(_root(self, shares), self.at, self.times))
+
+
+def _root(item: _Item, shares: Sequence[float]) -> float:
+    """The geometric mean of the shares that the axes keep."""
+    return float(item.kept(shares) ** (1 / max(1, len(item.axes))))
 
 
 class Costs:
-    """What the model costs at given widths of its groups, without cutting anything."""
+    """What the model costs at given widths of its groups, without cutting anything.
 
-    def __init__(self, grouping: Grouping, resource: Resource) -> None:
+    Args:
+        grouping: all groups.
+        resource: what is counted.
+        staircase: what was measured, for the latency (in milliseconds).
+    """
+
+    def __init__(self, grouping: Grouping, resource: Resource, staircase: Staircase | None = None) -> None:
         self._groups = grouping.groups
         self._owner: dict[int, int] = {}
         for index, group in enumerate(grouping.groups):
             self._owner.update(dict.fromkeys(group.atoms.tolist(), index))
-        self._items = self._work(grouping) if resource == "macs" else self._stored(grouping, resource)
+        self._items: Sequence[_Item]
+        if staircase is not None:
+            self._items = self._timed(grouping, staircase)
+        else:
+            self._items = self._work(grouping) if resource == "macs" else self._stored(grouping, resource)
         self._by_group: dict[int, list[int]] = defaultdict(list)
         for number, item in enumerate(self._items):
             for index in {g for axis in item.axes for _, groups in axis for g in groups}:
@@ -82,6 +113,24 @@ class Costs:
             found.append(_Item(listed[work.node] * work.share, axes))
         return found
 
+    def _timed(self, grouping: Grouping, staircase: Staircase) -> list[_Item]:
+        """The layers, by the shares of their own axes; all else by the mean share of all groups."""
+        drafts = [
+            [stair.kept.get(g.record.name, g.record.width) / g.record.width for g in self._groups]
+            for stair in staircase.stairs
+        ]
+        found: list[_Item] = []
+        layers = set()
+        for work in grouping.trace.work:
+            name = grouping.names.get(work.node, "")
+            layers.add(name)
+            plain = _Item(work.share, tuple(self._axis(grouping, axis) for axis in work.axes))
+            found.append(_measured(plain, drafts, staircase.curve(name)))
+        count = len(self._groups)
+        whole = _Item(1.0, (tuple((1 / count, (index,)) for index in range(count)),) if count else ())
+        found.append(_measured(whole, drafts, staircase.rest(layers)))
+        return found
+
     def _stored(self, grouping: Grouping, resource: Resource) -> list[_Item]:
         found = []
         seen = set()
@@ -102,6 +151,12 @@ class Costs:
         for row in owners:
             counts[row] += 1
         return tuple((count / len(owners), groups) for groups, count in counts.items())
+
+
+def _measured(plain: _Item, drafts: Sequence[Sequence[float]], times: Sequence[float]) -> _Timed:
+    """An item with the times that it took in drafts, each given by the shares of the groups."""
+    points = dict(sorted(zip((_root(plain, shares) for shares in drafts), times, strict=True)))
+    return _Timed(plain.base, plain.axes, tuple(points), tuple(points.values()))
 
 
 @dataclass(frozen=True)
@@ -129,6 +184,7 @@ def by_budget(
     total: float,
     round_to: int,
     minimum: int,
+    staircase: Staircase | None = None,
 ) -> Allocation:
     """Take channels where they cost the least error per saving, until the budget holds.
 
@@ -141,8 +197,9 @@ def by_budget(
         total: of the whole model, parts that nothing can narrow included.
         round_to: see `rounded`.
         minimum: width that no group goes below.
+        staircase: what was measured, for the latency.
     """
-    costs = Costs(grouping, resource)
+    costs = Costs(grouping, resource, staircase)
     index = {g.record.name: i for i, g in enumerate(grouping.groups)}
     shares = [1.0] * len(grouping.groups)
     kept = {g.record.name: g.record.width for g in chosen}

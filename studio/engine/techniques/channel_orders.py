@@ -28,7 +28,7 @@ from studio.records.steps import PruneChannels
 
 BY_GRADIENTS = {"taylor", "fisher"}
 NEEDS_DATA = {"activation", "obs"} | BY_GRADIENTS
-_PROBE_SAMPLES = 16
+_PROBE_SAMPLES = 32
 _GRADIENT_SAMPLES = 64
 # Share of a group's channels whose order a budget knows exactly; beyond it, the order of that moment holds.
 _DEEPEST = 0.7
@@ -40,6 +40,7 @@ def budget_of(settings: PruneChannels) -> tuple[Resource, float] | None:
         ("macs", settings.macs),
         ("params", settings.params),
         ("bytes", settings.bytes),
+        ("latency", settings.latency),
     )
     return next(((name, share) for name, share in budgets if share is not None), None)
 

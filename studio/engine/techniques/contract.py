@@ -97,3 +97,12 @@ class Drafting(Protocol):
     def draft(self, listing: Listing, plan: Plan, context: Context) -> Model:
         """A model with the same nodes, shapes and types as `apply` gives, with any weights."""
         ...
+
+
+@runtime_checkable
+class Timing(Protocol):
+    """A technique whose plans are surer once something has been timed on this machine; done behind the scenes."""
+
+    def warm(self, listing: Listing, plan: Plan, context: Context) -> None:
+        """Time what the next plan will want to know, unless that is known."""
+        ...

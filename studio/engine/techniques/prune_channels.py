@@ -37,6 +37,7 @@ from studio.engine.techniques.channel_orders import (
     weighed,
 )
 from studio.engine.techniques.contract import Context
+from studio.engine.techniques.latency_budget import time_layers, timed_before, within_time
 from studio.records.measure import DataSpec
 from studio.records.model import Cost, Group
 from studio.records.plan import Action, Plan, Refusal
@@ -72,6 +73,11 @@ class ChannelPruning:
         """See `Drafting.draft`."""
         return _draft(grouping_of(listing), _kept(plan))
 
+    def warm(self, listing: Listing, plan: Plan, context: Context) -> None:
+        """See `Timing.warm`."""
+        if _settings(plan.step).latency is not None:
+            time_layers(listing, grouping_of(listing), context)
+
     def apply(self, listing: Listing, plan: Plan, context: Context) -> Model:
         """See `Technique.apply`: choose, cut, verify, refit."""
         settings = _settings(plan.step)
@@ -102,6 +108,7 @@ _WORDS: dict[Resource, str] = {
     "macs": "multiply-accumulates",
     "params": "parameters",
     "bytes": "weight bytes",
+    "latency": "running time",
 }
 
 
@@ -123,7 +130,8 @@ def _settings(step: Step) -> PruneChannels:
 
 
 def _impossible(listing: Listing, settings: PruneChannels, context: Context) -> str:
-    if sum(share is not None for share in (settings.macs, settings.params, settings.bytes)) > 1:
+    shares = (settings.macs, settings.params, settings.bytes, settings.latency)
+    if sum(share is not None for share in shares) > 1:
         return "only one budget can be kept at a time"
     if settings.criterion in NEEDS_DATA and context.calibration is None:
         return "this criterion looks at activations and needs calibration data"
@@ -167,16 +175,19 @@ def _widths(
     if budget is None:
         return by_ratio(chosen, settings.ratio, settings.round_to, settings.minimum), 0.0
     resource, share = budget
-    totals = {"macs": listing.cost.macs, "params": listing.cost.parameters, "bytes": listing.cost.bytes}
-    total = totals[resource]
-    if not total:
-        return {}, 1.0
     limits = limits_of(grouping, settings, {g.record.name: 0 for g in chosen})
     orders = orders_of(listing, grouping, settings, limits, context)
     if not guesses(settings, context):
         orders = weighed(listing, grouping, limits, orders, context)
+    if resource == "latency" and (not context.preview or timed_before(listing, context)):
+        return within_time(listing, grouping, chosen, orders, settings, context)
+    totals = {"params": listing.cost.parameters, "bytes": listing.cost.bytes}
+    total = totals.get(resource, listing.cost.macs)
+    if not total:
+        return {}, 1.0
+    counted: Resource = "macs" if resource == "latency" else resource
     found = by_budget(
-        grouping, chosen, orders, resource, share, float(total), settings.round_to, settings.minimum
+        grouping, chosen, orders, counted, share, float(total), settings.round_to, settings.minimum
     )
     return found.kept, found.reached
 
@@ -193,12 +204,7 @@ def _first(order: Order, count: int) -> Array:
 
 def _draft(grouping: Grouping, kept: Mapping[str, int]) -> Model:
     """The structure of the result: some channels are gone, as many as will be."""
-    removed = {}
-    for group in grouping.groups:
-        name, width = group.record.name, group.record.width
-        if name in kept:
-            removed[name] = np.arange(width) >= kept[name]
-    return cut_twins(grouping.trace, grouping.gone(removed)).copy
+    return cut_twins(grouping.trace, grouping.narrowed(kept)).copy
 
 
 def _kept(plan: Plan) -> dict[str, int]:
@@ -258,11 +264,7 @@ def _changes(found: _Found) -> dict[str, str]:
 def _dirty(found: _Found) -> set[str]:
     """Layers behind the cut, which refit will touch."""
     names = {layer.node: name for name, layer in found.listing.nodes.items()}
-    removed = {
-        g.record.name: np.arange(g.record.width) >= found.kept.get(g.record.name, g.record.width)
-        for g in found.grouping.groups
-    }
-    gone = found.grouping.gone(removed)
+    gone = found.grouping.narrowed(found.kept)
     return {names[node] for node in behind(found.grouping.trace, gone) if node in names}
 
 
@@ -293,6 +295,12 @@ def _remarks(
         )
     if removes and guesses(settings, context):
         notes.append("How the budget is spread is a guess from the weights; the calibration data decide")
+    if removes and settings.latency is not None:
+        notes.append(
+            "The latency is a guess from the multiply-accumulates until the layers have been timed here"
+            if context.preview and not timed_before(found.listing, context)
+            else "The latency was measured on this machine; elsewhere it may differ"
+        )
     if removes and any(layer.path for layer in found.listing.nodes.values()):
         notes.append("Layers inside If, Loop and Scan bodies are cut but not refitted")
     return tuple(notes), tuple(questions)

@@ -13,7 +13,9 @@ from studio.engine.dataset import open_for
 from studio.engine.execute import run, session
 from studio.engine.graph import load, save
 from studio.engine.layers import Listing, list_layers
-from studio.engine.planning import plan_step
+from studio.engine.planning import plan_step, warm
+from studio.engine.pruning import staircase
+from studio.engine.pruning.staircase import Stair, Staircase
 from studio.engine.techniques import channel_orders, prune_channels
 from studio.engine.techniques.channel_orders import grouping_of, orders_of
 from studio.engine.techniques.contract import Context
@@ -215,3 +217,67 @@ def test_gradients_that_cannot_be_had_are_a_refusal_in_words(tmp_path, monkeypat
     plan = plan_of(listing, PruneChannels(ratio=0.5, criterion="taylor"), context_of(listing, tmp_path))
     assert not plan.actions
     assert all("NonMaxSuppression" in refusal.reason for refusal in plan.refusals)
+
+
+def test_a_latency_budget_is_aimed_until_the_measured_time_fits(tmp_path, monkeypatch):
+    listing = listing_of("residual")
+    context = context_of(listing, tmp_path)
+    settings = PruneChannels(latency=0.6, round_to=1)
+    grouping = grouping_of(listing)
+    shown = plan_of(listing, settings, context_of(listing, tmp_path, preview=True))
+    assert any("guess from the multiply-accumulates" in note for note in shown.notes)
+
+    def stairs(_listing, _grouping, widths, *_):
+        names = [layer.name for layer in listing.layers]
+        return Staircase(
+            stairs=tuple(
+                Stair(kept=dict(kept), layers=dict.fromkeys(names, share), other=0.1)
+                for share, kept in widths.items()
+            )
+        )
+
+    took = []
+
+    def timed(listing, _grouping, kept, *_):
+        shares = [kept[g.record.name] / g.record.width for g in grouping.groups]
+        took.append(min(1.0, 1.3 * sum(shares) / len(shares)))
+        return took[-1], False
+
+    monkeypatch.setattr(staircase, "measure", stairs)
+    monkeypatch.setattr(staircase, "timed", timed)
+    plan = plan_of(listing, settings, context)
+    assert plan.actions
+    assert any("measured on this machine" in note for note in plan.notes)
+    assert took[0] > 0.61 >= took[-1]
+    monkeypatch.setattr(staircase, "timed", lambda *_: pytest.fail("timed again"))
+    assert plan_of(listing, settings, context).groups == plan.groups
+    again = plan_of(listing, settings, context_of(listing, tmp_path, preview=True))
+    assert not any("guess from the multiply-accumulates" in note for note in again.notes)
+
+
+def test_what_a_latency_budget_needs_is_timed_while_the_forecast_is_made(tmp_path, monkeypatch):
+    listing = listing_of("residual")
+    context = context_of(listing, tmp_path, preview=True)
+    plan = plan_of(listing, PruneChannels(latency=0.6), context)
+    asked = []
+    monkeypatch.setattr(staircase, "measure", lambda *a: asked.append(a) or Staircase(stairs=()))
+    warm(listing, plan, context)
+    warm(listing, plan, context)
+    assert len(asked) == 1
+    warm(listing, plan_of(listing, PruneChannels(ratio=0.5), context), context)
+    assert len(asked) == 1
+
+
+def test_a_latency_budget_that_no_width_keeps_is_refused_with_the_share_that_remains(tmp_path, monkeypatch):
+    listing = listing_of("residual")
+    names = [layer.name for layer in listing.layers]
+    flat = lambda _l, _g, widths, *_: Staircase(  # noqa: E731
+        stairs=tuple(
+            Stair(kept=dict(kept), layers=dict.fromkeys(names, 1.0), other=0.0) for kept in widths.values()
+        )
+    )
+    monkeypatch.setattr(staircase, "measure", flat)
+    monkeypatch.setattr(staircase, "timed", lambda *_: (1.0, False))
+    plan = plan_of(listing, PruneChannels(latency=0.5), context_of(listing, tmp_path))
+    assert not plan.actions
+    assert all("running time" in refusal.reason for refusal in plan.refusals)
