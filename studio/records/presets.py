@@ -59,7 +59,9 @@ def _settings(preset: Preset, op: str, *, convolutional: bool, calibrated: bool)
         if not calibrated:
             return QuantizeWeights(bits=8)
         return QuantizeStatic(preset="fast" if preset == "fast" else "careful")
-    return QuantizeWeights(bits=8) if op == "ConvTranspose" else QuantizeDynamic()
+    if op == "ConvTranspose":
+        return QuantizeWeights(bits=8)
+    return QuantizeDynamic(preset="careful" if calibrated and preset != "fast" else "fast")
 
 
 def _work(layers: Iterable[Layer], operators: set[str]) -> int:

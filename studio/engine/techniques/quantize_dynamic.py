@@ -2,10 +2,13 @@
 
 y = s_x s_w Σ (q_x − z_x) q_w. With calibration data outliers are moved from activations into weights first (SmoothQuant),
 and integer products, the fastest form, are good enough. Behind a nonlinearity single rows have outliers: there every row
-is brought to one range first. Without data all products become MatMulNBits, with ranges by row and block. Embeddings and recurrent layers get 8-bit weights and compute in float: there is no
-product to speed up in the former, and the state of the latter is fed back, so that its rounding errors pile up.
+is brought to one range first. The careful preset rounds weights with error feedback in the metric of what they meet.
+Without data all products become MatMulNBits, with ranges by row and block. Embeddings and recurrent layers get 8-bit
+weights and compute in float: there is no product to speed up in the former, and the state of the latter is fed back, so
+that its rounding errors pile up.
 
-Source: ONNX DynamicQuantizeLinear, MatMulInteger; onnxruntime, ContribOperators.md, MatMulNBits (accuracy_level 4).
+Source: ONNX DynamicQuantizeLinear, MatMulInteger; onnxruntime, ContribOperators.md, MatMulNBits (accuracy_level 4);
+Frantar et al. 2023, "GPTQ".
 """
 
 from __future__ import annotations
@@ -20,7 +23,9 @@ from studio.engine.layers import LayerNode, Listing
 from studio.engine.quantization import dynamic, smoothing, storage, weight_only
 from studio.engine.quantization import weights as integers
 from studio.engine.quantization.grids import sqnr_db
+from studio.engine.quantization.moments import layer_moments
 from studio.engine.quantization.promise import promise
+from studio.engine.quantization.weight_only import Array
 from studio.engine.techniques.contract import Context
 from studio.records.plan import Plan, Refusal
 from studio.records.steps import QuantizeDynamic, QuantizeWeights, Settings, Step
@@ -28,6 +33,8 @@ from studio.records.steps import QuantizeDynamic, QuantizeWeights, Settings, Ste
 # 8-bit MatMulNBits: the block at which onnxruntime is as fast as with one scale a channel.
 _BLOCKS = QuantizeWeights(bits=8, block=128)
 _OLDEST = 11
+# Samples that second moments are taken of, and what is added to their diagonal: few samples tell less than they seem to.
+_ROUNDED, _DAMPING = 128, 0.05
 
 
 class DynamicInt8:
@@ -50,6 +57,8 @@ class DynamicInt8:
         if not words:
             return promise(listing, step, None, {}, refusals)
         notes = []
+        if context.calibration is None and settings.preset == "careful":
+            notes.append("Careful needs calibration data: without it the weights are rounded as in Fast.")
         if context.calibration is None and settings.form == "auto":
             notes.append("With calibration data (a few dozen samples) the result would be faster.")
         if settings.convolutions and any(listing.nodes[n].node.op_type == "Conv" for n in words):
@@ -154,6 +163,7 @@ def _write(listing: Listing, step: Step, names: list[str], context: Context, *, 
     if context.calibration is not None and smoothed:
         rows = None if blank else _rows(listing, smoothed, context)
         smoothing.write(model, [t.key for t in smoothed], rows)
+    moments = {} if blank else _moments(model, [_target(listing, n) for n in products], settings, context)
     rest = [t for t in targets if t.name not in products]
     writer = weight_only.Writer(
         model, _BLOCKS, rest, None if blank else {}, weight_only.layer_constants(listing)
@@ -168,7 +178,8 @@ def _write(listing: Listing, step: Step, names: list[str], context: Context, *, 
         else:
             node = nodes[target.path, target.key]
             by_row = _by_row(listing, target.name, settings)
-            quality = _write_integer(writer.model, node, settings, blank=blank, by_row=by_row)
+            known = None if target.path else moments.get(target.key)
+            quality = _write_integer(writer.model, node, settings, known, blank=blank, by_row=by_row)
         context.treated(writer.model, target.name, f"{target.name}: int8{quality}")
     return writer.finish()
 
@@ -190,15 +201,35 @@ def _rows(
             listing.model,
             names,
             data.feeds(),
-            context.progress.part(0.0, 0.5),
+            context.progress.part(0.0, 0.3),
             total=data.runs(),
             threads=context.threads,
         )
     return cast("Mapping[str, smoothing.Rows]", context.memo[key])
 
 
+def _moments(
+    model: Model, products: list[weight_only.Target], settings: QuantizeDynamic, context: Context
+) -> Mapping[str, Array]:
+    """Second moments of what the products read, outliers moved already; none where rounding is to be quick."""
+    data = context.calibration
+    if settings.preset != "careful" or data is None or not settings.per_channel:
+        return {}
+    keys = {t.key for t in products if not t.path}
+    nodes = [node for node in model.graph if node_key(node) in keys]
+    progress = context.progress.part(0.3, 0.5)
+    data = data.take(_ROUNDED)
+    return layer_moments(model, nodes, data.feeds(), progress, total=data.runs(), threads=context.threads)
+
+
 def _write_integer(
-    model: Model, node: ir.Node, settings: QuantizeDynamic, *, blank: bool, by_row: bool
+    model: Model,
+    node: ir.Node,
+    settings: QuantizeDynamic,
+    moments: Array | None,
+    *,
+    blank: bool,
+    by_row: bool,
 ) -> str:
     tensor = constant(node.inputs[1])
     assert tensor is not None
@@ -209,7 +240,11 @@ def _write_integer(
     if blank:
         weights, quality = integers.zeros(shape, axis), ""
     else:
-        weights = integers.per_channel(tensor.numpy(), axis, 7 if settings.reduce_range else 8)
+        bits = 7 if settings.reduce_range else 8
+        if moments is None or axis is None:
+            weights = integers.per_channel(tensor.numpy(), axis, bits)
+        else:
+            weights = integers.fed_back(tensor.numpy(), axis, bits, moments, damping=_DAMPING)
         quality = f", {sqnr_db(tensor.numpy(), weights.real()):.1f} dB"
     if node.op_type == "Conv":
         dynamic.write_convolution(model, node, weights)

@@ -45,7 +45,7 @@ def test_small_takes_four_bits_where_they_run() -> None:
     found = kinds("small", layer("Conv", 1), layer("MatMul", 100), layer("Gather", 0), layer("LSTM"))
     assert found["Conv"] == QuantizeStatic(preset="careful")
     assert found["MatMul"] == found["Gather"] == QuantizeWeights(bits=4, preset="careful")
-    assert found["LSTM"] == QuantizeDynamic()
+    assert found["LSTM"] == QuantizeDynamic(preset="careful")
 
 
 def test_without_calibration_data_nothing_is_static() -> None:

@@ -113,3 +113,26 @@ def test_rows_of_zeros_stay_zero(tmp_path: Path) -> None:
     plan = plan_step(listing, Step(settings=QuantizeDynamic()), context)
     result = find(QuantizeDynamic()).apply(listing, plan, context)
     assert np.isfinite(run(result, x)).all()
+
+
+def test_careful_rounding_answers_better_at_the_same_size(tmp_path: Path) -> None:
+    model = block(tmp_path, residual=False)
+    mixed = np.random.default_rng(5).normal(size=(6, WIDTH)).astype(np.float32)  # inputs in few directions
+    x = (np.random.default_rng(6).normal(size=(16, 4, 6)) @ mixed).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=x)
+    listing = list_layers(model, {"N": 16})
+    data = open_data(DataSpec(path=str(tmp_path / "data.npz")), listing.inputs, {"N": 16})
+    context = Context(calibration=data, threads=1)
+    noise, size = {}, {}
+    for preset in ("fast", "careful"):
+        settings = QuantizeDynamic(preset=preset, form="integer")  # type: ignore[arg-type]
+        plan = plan_step(listing, Step(settings=settings), context)
+        result = find(settings).apply(listing, plan, context)
+        assert list_layers(result, {"N": 16}).cost == plan.after
+        noise[preset] = float(np.square(run(result, x) - run(model, x)).sum())
+        size[preset] = len(graph.to_bytes(result))
+    assert noise["careful"] < noise["fast"]
+    assert size["careful"] == size["fast"]
+    alone = Context(threads=1)
+    careful = Step(settings=QuantizeDynamic(preset="careful"))
+    assert any("needs calibration data" in note for note in plan_step(listing, careful, alone).notes)
