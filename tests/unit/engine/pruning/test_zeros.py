@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studio.engine.pruning.zeros import inverse_factor, pattern, smallest, smallest_per_row, sparsegpt, wanda
+from studio.engine.pruning.zeros import (
+    inverse_factor,
+    pattern,
+    settled,
+    smallest,
+    smallest_per_row,
+    sparsegpt,
+    wanda,
+)
 
 
 @given(st.integers(1, 60), st.floats(0, 0.99), st.integers(0, 5))
@@ -51,3 +59,25 @@ def test_sparsegpt_loses_less_output_than_wanda_at_equal_zeros(run):
     ours = sparsegpt(w, h, 0.5, run)
     assert (ours == 0).sum() == mask.sum()
     assert np.square(x @ (ours - w).T).sum() < np.square(x @ (np.where(mask, 0, w) - w).T).sum()
+
+
+def test_weights_that_stay_are_the_least_squares_solution_on_their_columns():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((400, 12)) @ rng.standard_normal((12, 12))
+    w = rng.standard_normal((5, 12))
+    h = x.T @ x
+    start = np.where(rng.random(w.shape) < 0.5, 0, w)
+    found = settled(start, w, h, damping=0)
+    assert ((found == 0) == (start == 0)).all()
+    for row, wanted in zip(found, w, strict=True):
+        columns = row != 0
+        exact = np.linalg.solve(h[np.ix_(columns, columns)], (h @ wanted)[columns])
+        assert np.abs(row[columns] - exact).max() < 1e-2 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("silent", [0.0, 1.0])
+def test_inputs_that_say_nothing_move_no_weight(silent):
+    w = np.arange(1.0, 9.0).reshape(2, 4)
+    start = np.where(np.arange(4) % 2, 0, w)
+    h = np.diag([1.0, 1.0, 1.0, 1.0]) * silent
+    assert np.allclose(settled(start, w, h), start)
