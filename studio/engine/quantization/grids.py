@@ -156,6 +156,6 @@ def planes(q: Array, bits: int) -> Array:
 
 def sqnr_db(x: Array, approximation: Array) -> float:
     """10·log10(Σ x² / Σ (x − approximation)²), 200 for equal arrays."""
-    noise = float(np.sum(np.square(x.astype(np.float64) - approximation)))
-    signal = float(np.sum(np.square(x.astype(np.float64))))
+    error = (x - approximation).ravel()
+    noise, signal = float(np.vdot(error, error)), float(np.vdot(x, x))
     return 200.0 if noise == 0 else float(10 * np.log10(max(signal, 1e-300) / noise))

@@ -1,7 +1,8 @@
 """The quick way to the numbers of a static int8 model, and what both ways share.
 
-Whole ranges and the nearest weights are good for most models; whether mean errors are put back into the biases is
-measured. Only where little of the answer is left then, the values that spoil it are looked for, as the careful way does.
+Whole ranges, the nearest weights, and biases that make up for mean errors are good for most models; where they are not
+so good, it is measured whether the biases had better stay as they are. Only where little of the answer is left then,
+the values that spoil it are looked for, as the careful way does.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ Array: TypeAlias = npt.NDArray[Any]
 
 # Noise in the answers (a share of their power) above which the quick way looks closer.
 POOR = 10**-1.5
+# With less noise than this corrected biases are taken unquestioned.
+_GOOD = 10**-2.5
 # Numbers in the samples that candidates are compared on, that single values are tried on.
 _GLANCED, _SURVEYED = 1_000_000, 1_200_000
 _FEWEST, _MOST = 1, 64
@@ -62,7 +65,7 @@ def fast(
     threads: int,
     work: Mapping[str, int] | None = None,
 ) -> Outcome:
-    """One pass over the data for ranges and means, biases corrected if that helps; more only where that is poor.
+    """One pass over the data for ranges and means, biases corrected unless that harms; more only where that is poor.
 
     Args:
         shop: the float form and the places of its integers.
@@ -72,15 +75,19 @@ def fast(
         threads: of the runtime.
         work: multiplications by layer; None = all layers are to run on integers.
     """
-    auto = settings.calibrator == "auto"
-    kind: Calibrator = "minmax" if settings.calibrator == "auto" else settings.calibrator
-    part = progress.part(0.0, 0.3 if auto else 0.9)
+    auto, task_aware = settings.calibrator == "auto", settings.calibrator == "answer"
+    kind = calibrator_of(settings)
+    part = progress.part(0.0, 0.3 if auto or task_aware else 0.9)
     seen = observed(shop, data, part, threads, samples=kind != "minmax", settle=True)
     weights = rounded(shop, 7 if settings.reduce_range else 8)
     ranges = {k: choose_range(o, kind, settings.percentile) for k, o in seen.items()}
+    if task_aware:
+        few = first_samples(data, _SURVEYED)
+        findings = survey(shop, weights, seen, few, progress.part(0.3, 0.9), threads)
+        ranges = {name: finding.bounds for name, finding in findings.items()}
     glanced = first_samples(data, _GLANCED)
     judge = Judge(shop.model, glanced, threads)
-    progress.tick(0.3 if auto else 0.9, "Comparing biases")
+    progress.tick(0.9 if not auto else 0.3, "Comparing biases")
     found = _better_biases(shop, weights, seen, ranges, judge)
     if not auto or found.noise < POOR or len(shop.layers) < 2:
         return found
@@ -100,6 +107,13 @@ def fast(
     return found
 
 
+def calibrator_of(settings: QuantizeStatic) -> Calibrator:
+    """How ranges are chosen at first: whole ones where the answer decides afterwards."""
+    if settings.calibrator == "auto" or settings.calibrator == "answer":
+        return "minmax"
+    return settings.calibrator
+
+
 def _better_biases(
     shop: Workshop,
     weights: Mapping[str, LayerWeights],
@@ -107,9 +121,13 @@ def _better_biases(
     ranges: Mapping[str, tuple[float, float]],
     judge: Judge,
 ) -> Outcome:
-    """The model's own biases or corrected ones, whichever answer better."""
-    options = [Choice(weights, ranges, biases) for biases in (corrected(shop, weights, seen), {})]
-    found = [Outcome(shop, choice, judge.noise(shop.build(choice))) for choice in options]
+    """Corrected biases, or the model's own where these answer better."""
+    found: list[Outcome] = []
+    for biases in (corrected(shop, weights, seen), {}):
+        choice = Choice(weights, ranges, biases)
+        found.append(Outcome(shop, choice, judge.noise(shop.build(choice))))
+        if found[-1].noise < _GOOD:
+            break
     return min(found, key=lambda outcome: outcome.noise)
 
 
