@@ -179,6 +179,8 @@ def _add(desk: Desk, made: Version, planned: Project) -> None:
     project, board = desk.project, desk.board
     version = replace(made, id=project.next_id(), name=_fresh_name(project, made.name))
     board.change(project=project.with_version(version))
+    if board.view.live is not None:
+        board.change(live=replace(board.view.live, made=version.id))
     if (project.head, project.treatments) == (planned.head, planned.treatments):
         moved = desk.project.without_treatments().with_head(version.id)
         desk.decide(f"Compress into {version.name}", moved)

@@ -23,6 +23,7 @@ class Live(Record, frozen=True, kw_only=True):
         training_steps: expected.
         words: what was said of each layer done: (layer, words).
         running: whether more may come.
+        made: the version that came of it, None until it is there.
     """
 
     job: int
@@ -35,6 +36,7 @@ class Live(Record, frozen=True, kw_only=True):
     training_steps: int = 0
     words: tuple[tuple[str, str], ...] = ()
     running: bool = True
+    made: int | None = None
 
 
 class View(Record, frozen=True, kw_only=True):

@@ -94,6 +94,27 @@ def test_new_treatments_replace_the_curve_of_the_last_job(
     assert not panel.latency_plot.has_plot
 
 
+def test_the_latency_ends_with_the_measured_version(panel: PlotsPanel, fake_session: FakeSession) -> None:
+    project = project_of(resnet_layers())
+    parent = project.versions[0]
+    made = msgspec.structs.replace(parent, id=1, parent=0, measurement=measurement(12.0, 11.0, 0.92))
+    project = msgspec.structs.replace(project, versions=(parent, made), head=1)
+    start, end = 21.4, 12.0
+    live = Live(
+        job=1,
+        total=3,
+        start_bytes=10,
+        start_ms=2 * start,
+        times=((2, start, start, start),),
+        running=False,
+        made=made.id,
+    )
+    fake_session.show_view(View(project=project, live=live))
+    assert panel.latency_plot.curve.done == (
+        (0.0, start), (2.0, start / 2), (3.0, end)
+    )  # fmt: skip
+
+
 def test_one_noisy_interval_does_not_flatten_the_line(panel: PlotsPanel, fake_session: FakeSession) -> None:
     live = Live(
         job=1, total=3, start_bytes=10, start_ms=5.0, times=((1, 5.0, 4.9, 5.2), (2, 5.1, 4.0, 900.0))

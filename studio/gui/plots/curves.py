@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from PySide6.QtGui import QColor
 from PySide6.QtWidgets import QWidget
@@ -17,6 +17,8 @@ from studio.gui.plots.base import PlotBox
 from studio.gui.selection import Selection
 from studio.gui.theme import Theme
 from studio.gui.widgets import EmptyState, watch
+
+Timed: TypeAlias = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -242,14 +244,15 @@ class LatencyPlot(CurvePlot):
         """Milliseconds."""
         original = _ms(view.project, original=True)
         live = _running_or_staged(view)
-        if live is None or not live.times:
+        if live is None:
             now, end = _ms(view.project), self.predicted_end(view)
-            if live is not None or now is None or end is None:
+            if now is None or end is None:
                 return Curve()
             total = _steps(view) or 1
             return Curve(((0.0, now),), predicted=(float(total), end), original=original, total=total)
-        start = () if live.start_ms is None else ((0.0, live.start_ms, live.start_ms, live.start_ms),)
-        points = (*start, *((float(x), m, low, high) for x, m, low, high in live.times))
+        points = _timed(live, view.project)
+        if len(points) < (1 if live.start_ms is None else 2):
+            return Curve()
         done = tuple((x, median) for x, median, _, _ in points)
         band = tuple((x, low, high) for x, _, low, high in points)
         promised = self.promised(live) if live.running and points[-1][0] < live.total else None
@@ -263,6 +266,27 @@ class LatencyPlot(CurvePlot):
     def words(self, value: float) -> str:
         """Milliseconds."""
         return f"{value:.3g} ms"
+
+
+def _timed(live: Live, project: Project | None) -> Sequence[Timed]:
+    """(Layers done, median, low, high): the start, the checkpoints, and the measured version at the end.
+
+    All in terms of the last measurement, for a machine is not equally quick all the time.
+    """
+    points = [(float(x), median, low, high) for x, median, low, high in live.times]
+    if live.start_ms is not None:
+        points.insert(0, (0.0, live.start_ms, live.start_ms, live.start_ms))
+    versions = {} if project is None else {version.id: version for version in project.versions}
+    made = versions.get(live.made) if live.made is not None else None
+    if made is None or made.measurement is None or made.measurement.latency is None or not live.total:
+        return points
+    parent = None if made.parent is None else versions.get(made.parent)
+    again = parent.measurement.latency if parent is not None and parent.measurement is not None else None
+    scale = again.median_ms / live.start_ms if again is not None and live.start_ms else 1.0
+    end = made.measurement.latency
+    before = [(x, median * scale, low * scale, high * scale) for x, median, low, high in points]
+    last = (float(live.total), end.median_ms, end.low_ms, end.high_ms)
+    return [*(point for point in before if point[0] < live.total), last]
 
 
 def _weights(project: Project | None, *, original: bool = False) -> int | None:

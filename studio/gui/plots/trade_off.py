@@ -229,7 +229,7 @@ class TradeOffPlot(PlotBox):
         dots = [(self.in_widget(p.ms, p.quality), _diameter(p.bytes, largest) / 2) for p in ordered]
         sizes = [(metrics.horizontalAdvance(text) + 4, metrics.height()) for text in texts]
         front = [self.in_widget(p.ms, p.quality) for p in pareto(self.points)]
-        places = place_labels(dots, sizes, self.plot_rect().adjusted(2, -6, 10, 6), front)
+        places = place_labels(dots, sizes, self.plot_rect().adjusted(2, 0, -2, 0), front)
         for point, text, place in zip(ordered, texts, places, strict=True):
             if place is None:
                 continue
