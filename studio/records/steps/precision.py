@@ -158,7 +158,7 @@ class QuantizeStatic(Settings, frozen=True, kw_only=True, tag="quantize_static")
         ),
     ] = "fast"
     calibrator: Annotated[
-        Literal["auto", "minmax", "percentile", "mse", "entropy"],
+        Literal["auto", "minmax", "percentile", "mse", "entropy", "answer"],
         Meta(
             title="Calibrator",
             description="How activation ranges are chosen from the calibration data.",
@@ -169,6 +169,7 @@ class QuantizeStatic(Settings, frozen=True, kw_only=True, tag="quantize_static")
                     "percentile": "Percentile",
                     "mse": "Least squared error",
                     "entropy": "Least KL divergence",
+                    "answer": "Least error of the answer (task-aware, takes longer)",
                 }
             },
         ),

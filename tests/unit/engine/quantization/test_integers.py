@@ -1,10 +1,11 @@
-"""Other integers than the usual: zero points of weights, one scale for all channels, 16-bit activations."""
+"""Other integers than the usual: zero points, one scale for all channels, 16-bit activations, ranges by the answer."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from support import nets
 
@@ -68,3 +69,37 @@ def test_a_zero_point_stores_weights_on_one_side_more_exactly() -> None:
         real = integers.shifted(w, axis).real()
         assert grids.sqnr_db(w, real) > grids.sqnr_db(w, integers.per_channel(w, axis).real()) + 3
     assert (integers.shifted(np.zeros((2, 4), np.float32), 0).real() == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("preset", "gain"), [("fast", 3), ("careful", 0)]
+)  # careful has scaled the peak away
+def test_ranges_by_the_answer_leave_out_a_peak_that_the_answer_does_not_feel(
+    preset: str, gain: float, tmp_path: Path
+) -> None:
+    net = nets.Net()
+    value = net.add("Conv", ["x", net.weight("w", 8, 3, 3, 3)], "h", pads=[1] * 4)
+    weights = np.random.default_rng(1).normal(size=(10, 9, 1, 1)).astype(np.float32)
+    weights[:, 8] = 1e-4  # hardly anybody listens to the ninth channel, which shouts
+    loud = net.add(
+        "Mul",
+        [
+            net.add("ReduceMax", ["x"], "m", axes=[1], keepdims=1),
+            net.constant("g", np.full((1, 1, 1, 1), 40, np.float32)),
+        ],
+        "loud",
+    )
+    both = net.add("Concat", [net.add("Relu", [value], "r"), loud], "both", axis=1)
+    net.add("GlobalAveragePool", [net.add("Conv", [both, net.constant("v", weights)], "k")], "y")
+    onnx.save(net.build({"x": (1, ["N", 3, 8, 8])}, {"y": (1, ["N", 10, 1, 1])}, 17), tmp_path / "m.onnx")
+    x = np.random.default_rng(0).normal(size=(24, 3, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "c.npz", x=x)
+    model = graph.load(tmp_path / "m.onnx")
+    context = Context(calibration=open_for(model, DataSpec(path=str(tmp_path / "c.npz"))), threads=1)
+    wanted = execute.run(execute.session(model, threads=1), {"x": x})[0]
+    left = {}
+    for calibrator in ("minmax", "answer"):
+        settings = QuantizeStatic(preset=preset, calibrator=calibrator)  # type: ignore[arg-type]
+        result, _ = apply_steps(model, [Step(settings=settings)], context, {})
+        left[calibrator] = grids.sqnr_db(wanted, execute.run(execute.session(result, threads=1), {"x": x})[0])
+    assert left["answer"] > left["minmax"] + gain - 0.1
