@@ -146,7 +146,7 @@ class _Mask:
     mask: Tensor
 
     def __call__(self, value: Tensor) -> Tensor:
-        return value * self.mask
+        return value * self.mask.to(value.device)  # a weight may have moved since
 
 
 def _objective(

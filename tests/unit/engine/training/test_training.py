@@ -24,6 +24,7 @@ from studio.engine.techniques.contract import Context
 from studio.engine.trainable import GraphModule, write_back
 from studio.engine.training import Course, Hooks, Lesson, train
 from studio.engine.training.norms import Norms
+from studio.engine.training.session import keep_zeros
 from studio.records.measure import DataSpec
 from studio.records.steps import Distill, Finetune, Step
 
@@ -165,6 +166,21 @@ def test_normalisations_come_and_go_without_a_trace(tmp_path: Path) -> None:
     np.testing.assert_allclose(module.numpy({"x": x})["y"], running, atol=1e-4)
     folded = execute.run(execute.session(write_back(module), threads=1), {"x": x})[0]
     np.testing.assert_allclose(folded, running, atol=1e-4)
+
+
+def test_a_pattern_of_zeros_follows_its_weight_to_another_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.__future__, "_swap_module_params_on_conversion", True)
+    sparse = graph.copy(conv_net(tmp_path).model)
+    value = sparse.graph.initializers["w2"]
+    assert value.const_value is not None
+    edit.set_constant(value, np.where(value.const_value.numpy() > 0, value.const_value.numpy(), 0))
+    module = GraphModule(sparse)
+    keep_zeros(module)
+    assert module.weights["w2"].transform is not None
+    module.place("meta")
+    assert module.weights["w2"].current.device.type == "meta"
 
 
 def test_a_rate_that_only_does_harm_is_lowered_until_it_helps(tmp_path: Path) -> None:
