@@ -44,9 +44,24 @@ def layer_constants(listing: Listing) -> set[str]:
 
 def positions(node: ir.Node) -> tuple[int, ...]:
     """Inputs of a layer that are stored weight matrices."""
-    if node.op_type in {"MatMul", "Gemm"} and constant(node.inputs[1]) is None:
+    if node.op_type in {"MatMul", "Gemm"} and not _stored_alone(node.inputs[1]):
         return (0,)
     return _WEIGHTS.get(node.op_type, (1,))
+
+
+def _stored_alone(value: ir.Value | None) -> bool:
+    """Whether a value is stored, or computed from nothing but stored ones (a tied table that is turned)."""
+    waiting, seen = [value], set()
+    while waiting:
+        current = waiting.pop()
+        if current is None or current in seen or constant(current) is not None:
+            continue
+        seen.add(current)
+        producer = current.producer()
+        if producer is None:
+            return False
+        waiting.extend(producer.inputs)
+    return True
 
 
 def form(node: ir.Node, settings: QuantizeWeights) -> Form:
@@ -115,7 +130,7 @@ class Writer:
             self.model = raise_opset(model, _PLANES_OPSET)
         self.packed = packing.pack(self.model, keep)
         self._layers = self._nodes(wanted)
-        self._done: dict[int, Blocks] = {}
+        self._done: dict[tuple[int, int], Blocks] = {}
         self._made: set[ir.Value] = set()
 
     def _nodes(self, wanted: set[tuple[str, str]]) -> dict[tuple[str, str], ir.Node]:
@@ -191,15 +206,17 @@ class Writer:
         n, k, size, symmetric = layout(node, shape, kind, matrix, settings)
         if self._moments is None:
             return blocks.blank(n, k, size, settings.bits, symmetric=symmetric), np.zeros(0)
-        if id(value) not in self._done and (done := self._ready.get(value.name or "")) is not None:
-            self._done[id(value)] = done
-        if id(value) not in self._done:
+        key = id(value), size  # a table that a product shares may have another layout there
+        ready = self._ready.get(value.name or "")
+        if key not in self._done and ready is not None and ready.q.shape == (n, -(-k // size), size):
+            self._done[key] = ready
+        if key not in self._done:
             tensor = constant(value)
             assert tensor is not None
             wide = as_matrix(tensor.numpy(), shape, node, matrix)
             known = self._moments.get(node_key(node)) if node.op_type in {"Conv", "MatMul", "Gemm"} else None
-            self._done[id(value)] = blocks.fit(wide, size, settings.bits, symmetric=symmetric, moments=known)
-        fitted = self._done[id(value)]
+            self._done[key] = blocks.fit(wide, size, settings.bits, symmetric=symmetric, moments=known)
+        fitted = self._done[key]
         return fitted, fitted.real()
 
     def finish(self) -> Model:

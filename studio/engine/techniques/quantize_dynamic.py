@@ -170,7 +170,8 @@ def _write(listing: Listing, step: Step, names: list[str], context: Context, *, 
     )
     nodes = {(path, node_key(n)): n for path, graph in graphs(writer.model) for n in graph}
     progress = context.progress.part(0.5, 1.0)
-    for done, target in enumerate(targets):
+    # Products first: a table that is shared with one is unpacked for all who still read it.
+    for done, target in enumerate(sorted(targets, key=lambda t: t.name not in products)):
         progress.tick(done / len(targets), f"{target.name}: int8")
         if target.name not in products:
             pair = writer.write(target)
