@@ -10,6 +10,7 @@ Moments are gathered in two halves; λ is what serves the half that was not fitt
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -141,24 +142,24 @@ def _solve(m: Moments, w0: Array, b0: Array, ridge: Array, *, intercept: bool) -
     if not intercept:
         c -= b0[:, :, None] * (m.x / m.n)[:, None, :]
     wanted = (c - w0 @ g).transpose(0, 2, 1)
-    diagonal = np.einsum("gkk->gk", g)  # a view: what is added lands in g
-    diagonal += (ridge * np.maximum(diagonal.mean(axis=1), _TINY))[:, None]
-    w = w0 + _solved(g, wanted).transpose(0, 2, 1)
+    w = w0 + _divider(g, ridge)(wanted).transpose(0, 2, 1)
     b = (m.y / m.n) - np.einsum("grk,gk->gr", w, m.x / m.n) if intercept else b0.copy()
     return w, b
 
 
-def _solved(g: Array, wanted: Array) -> Array:
-    """G⁻¹ times the wanted (groups, k, r) for positive definite G."""
+def _divider(g: Array, ridge: Array) -> Callable[[Array], Array]:
+    """What multiplies (groups, k, r) by the inverse of G, damped in place: a single G is factorised once."""
     from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
+    diagonal = np.einsum("gkk->gk", g)  # a view: what is added lands in g
+    diagonal += (ridge * np.maximum(diagonal.mean(axis=1), _TINY))[:, None]
     if len(g) > 1:
-        return np.asarray(np.linalg.solve(g, wanted))
+        return lambda wanted: np.asarray(np.linalg.solve(g, wanted))
     try:
         factor = cho_factor(g[0], lower=True, check_finite=False)
     except LinAlgError:
-        return np.full_like(wanted, np.nan)
-    return np.array([cho_solve(factor, wanted[0], check_finite=False)])
+        return lambda wanted: np.full_like(wanted, np.nan)
+    return lambda wanted: np.array([cho_solve(factor, wanted[0], check_finite=False)])
 
 
 Rows: TypeAlias = tuple[Array, Array]  # x (1, n, k), y (1, n, r)
@@ -181,27 +182,31 @@ def rectified(
     if not first.n or not second.n:
         return start
     trial = _solve(first, w0, b0, start.ridge, intercept=True)
-    better = _rounds(rows[0], first, trial, w0, b0, start.ridge, bounds)
+    better = _rounds(rows[0], first, trial, w0, start.ridge, bounds)
     if not _clipped_error(rows[1], better, bounds) < _clipped_error(rows[1], trial, bounds):
         return start
     both = tuple(np.concatenate(parts, axis=1) for parts in zip(*rows, strict=True))
-    w, b = _rounds((both[0], both[1]), first + second, (start.w, start.b), w0, b0, start.ridge, bounds)
+    w, b = _rounds((both[0], both[1]), first + second, (start.w, start.b), w0, start.ridge, bounds)
     if not np.isfinite(w).all():
         return start
     return Fit(w, b, start.ridge, start.error, start.before)
 
 
 def _rounds(
-    rows: Rows, m: Moments, found: tuple[Array, Array], w0: Array, b0: Array, ridge: Array, bounds: Bounds
+    rows: Rows, m: Moments, found: tuple[Array, Array], w0: Array, ridge: Array, bounds: Bounds
 ) -> tuple[Array, Array]:
     x, y = rows
     low, high = bounds
+    g, _ = m.centred(intercept=True)
+    kept, mean = w0 @ g, m.x / m.n
+    divided = _divider(g, ridge)
     for _ in range(_ROUNDS):
         fitted = _fitted(x, found)
         wanted = np.where(y <= low, np.minimum(fitted, low), np.where(y >= high, np.maximum(fitted, high), y))
-        sums = wanted.sum(axis=1, dtype=np.float64)
-        moved = Moments(m.n, m.x, sums, m.xx, products(wanted, x).astype(np.float64), m.yy)
-        found = _solve(moved, w0, b0, ridge, intercept=True)
+        centre = wanted.sum(axis=1, dtype=np.float64) / m.n
+        c = products(wanted, x).astype(np.float64) / m.n - centre[:, :, None] * mean[:, None, :]
+        w = w0 + divided((c - kept).transpose(0, 2, 1)).transpose(0, 2, 1)
+        found = w, centre - np.einsum("grk,gk->gr", w, mean)
     return found
 
 
