@@ -8,7 +8,7 @@ the values that spoil it are looked for, as the careful way does.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from studio.base.progress import Progress
 from studio.engine.dataset import Dataset
+from studio.engine.graph import Model
 from studio.engine.quantization import repair
 from studio.engine.quantization.calibrate import Calibrator, Feed, Observed, choose_range, observe
 from studio.engine.quantization.islands import find_islands
@@ -49,12 +50,14 @@ class Outcome:
         choice: their numbers.
         noise: in the answers, as a share of their power, measured on calibration samples.
         kept: layers left in float, with the SQNR in dB of the answer that their noisiest value would leave.
+        built: the finished model, where it was built to be judged.
     """
 
     shop: Workshop
     choice: Choice
     noise: float
     kept: Mapping[str, float] = field(default_factory=dict)
+    built: Model | None = None
 
 
 def fast(
@@ -103,15 +106,17 @@ def fast(
     for tried in progress.part(0.8, 1.0).over(every, lambda _: "Comparing ranges"):
         other = _better_biases(less, {k: weights[k] for k in less.layers}, seen, tried, judge)
         if other.noise < found.noise:
-            found = Outcome(less, other.choice, other.noise, kept)
+            found = replace(other, kept=kept)
     return found
 
 
 def calibrator_of(settings: QuantizeStatic) -> Calibrator:
     """How ranges are chosen at first: whole ones where the answer decides afterwards."""
-    if settings.calibrator == "auto" or settings.calibrator == "answer":
-        return "minmax"
-    return settings.calibrator
+    match settings.calibrator:
+        case "auto" | "answer":
+            return "minmax"
+        case kind:
+            return kind
 
 
 def _better_biases(
@@ -125,7 +130,8 @@ def _better_biases(
     found: list[Outcome] = []
     for biases in (corrected(shop, weights, seen), {}):
         choice = Choice(weights, ranges, biases)
-        found.append(Outcome(shop, choice, judge.noise(shop.build(choice))))
+        model = shop.build(choice)
+        found.append(Outcome(shop, choice, judge.noise(model), built=model))
         if found[-1].noise < _GOOD:
             break
     return min(found, key=lambda outcome: outcome.noise)

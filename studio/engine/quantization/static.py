@@ -163,8 +163,8 @@ class Workshop:
             found[key] = integers.zeros(shape, self.axis(key), symmetric=self.grid.symmetric)
         return Choice(found)
 
-    def build(self, choice: Choice, done: Callable[[Model, str], None] = lambda _model, _key: None) -> Model:
-        """A copy with Q/DQ nodes and integer weights; `done` is called after each layer with the model so far."""
+    def build(self, choice: Choice) -> Model:
+        """A copy with Q/DQ nodes and integer weights."""
         result = copy(self.model)
         placed, nodes = _on_copy(self.placed, self.model, result)
         by_key = {node_key(n): n for n in nodes}
@@ -174,7 +174,6 @@ class Workshop:
             node = by_key[key]
             grid = grids[sources[key]]
             write_layer(result, node, weights, self._bias(choice, key, grid.rest), grid.dq_scale)
-            done(result, key)
         edit.remove_dead(result)
         return result
 

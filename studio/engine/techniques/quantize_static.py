@@ -60,7 +60,7 @@ class StaticInt8:
         return promise(
             listing,
             step,
-            shop.build(shop.blank()),
+            _drafted(listing, step, chosen, context),
             words,
             refusals,
             [*_notes(listing, _settings(step), context), *_memory(listing, shop, _settings(step), context)],
@@ -68,8 +68,7 @@ class StaticInt8:
 
     def draft(self, listing: Listing, plan: Plan, context: Context) -> Model:
         """See `Drafting.draft`."""
-        shop = _workshop(listing, plan.step, [a.layer for a in plan.actions], context)
-        return shop.build(shop.blank())
+        return _drafted(listing, plan.step, [a.layer for a in plan.actions], context)
 
     def apply(self, listing: Listing, plan: Plan, context: Context) -> Model:
         """See `Technique.apply`."""
@@ -90,16 +89,10 @@ class StaticInt8:
                 "do not fit 8 bits."
                 + ("" if settings.preset == "careful" else " The preset Careful tries more.")
             )
-        done = 0
-        last = context.progress.part(0.9, 1.0)
-
-        def tell(model: Model, key: str) -> None:
-            nonlocal done
-            done += 1
-            last.tick(done / len(names), f"{names[key]}: int8")
-            context.treated(model, names[key], f"{names[key]}: int8, {_quality(shop, choice, key):.1f} dB")
-
-        return shop.build(choice, tell)
+        model = found.built or shop.build(choice)
+        for key, name in context.progress.part(0.9, 1.0).over(names.items(), lambda pair: f"{pair[1]}: int8"):
+            context.treated(model, name, f"{name}: int8, {_quality(shop, choice, key):.1f} dB")
+        return model
 
 
 def _settings(step: Step) -> QuantizeStatic:
@@ -142,13 +135,22 @@ def _kept(listing: Listing, step: Step, names: list[str], context: Context) -> d
     return {by_key[key]: db for key, db in found.kept.items()}
 
 
+def _drafted(listing: Listing, step: Step, names: list[str], context: Context) -> Model:
+    """A model of the result's structure: the result itself, where a plan has found it already."""
+    found = context.memo.get((*_numbers_key(step, context), tuple(names)))
+    if isinstance(found, recipe.Outcome) and found.built is not None:
+        return found.built
+    shop = _workshop(listing, step, names, context)
+    return shop.build(shop.blank())
+
+
 def _outcome(
     listing: Listing, step: Step, names: list[str], context: Context, progress: Progress, *, search: bool
 ) -> recipe.Outcome:
     """The numbers, found once: a plan looks for layers to keep in float, and applying it takes what was found."""
     assert context.calibration is not None
     settings = _settings(step)
-    key = ("static", id(context.calibration), settings)
+    key = _numbers_key(step, context)
     if (*key, tuple(names)) not in context.memo:
         work = None
         if search:
@@ -160,6 +162,10 @@ def _outcome(
         left = [name for name in names if listing.nodes[name].record.key not in found.kept]
         context.memo[(*key, tuple(names))] = context.memo[(*key, tuple(left))] = found
     return cast("recipe.Outcome", context.memo[(*key, tuple(names))])
+
+
+def _numbers_key(step: Step, context: Context) -> tuple[object, ...]:
+    return "static", id(context.calibration), _settings(step)
 
 
 def _workshop(listing: Listing, step: Step, names: list[str], context: Context) -> Workshop:
@@ -204,7 +210,7 @@ def _memory(listing: Listing, shop: Workshop, settings: QuantizeStatic, context:
     """What calibration will take."""
     if context.calibration is None:
         return []
-    sampled = settings.preset == "careful" or settings.calibrator not in {"auto", "minmax"}
+    sampled = settings.preset == "careful" or settings.calibrator not in {"auto", "minmax", "answer"}
     return memory.in_words(listing, len(shop.placed.sites) * memory.VALUES_KEPT if sampled else 0)
 
 
