@@ -227,7 +227,7 @@ def _plan(found: _Found, step: Step, settings: PruneChannels, context: Context) 
             what = words.get(layer.name, "refitted to make up for the layers before it")
             actions.append(Action(layer=layer.name, what=what, before=layer.cost, after=after))
         elif layer.name in wanted:
-            refusals.append(Refusal(layer=layer.name, reason=_why(found, layer.name, blocked)))
+            refusals.append(Refusal(layer=layer.name, reason=_why(found, layer.name, blocked, settings)))
     notes, questions = _remarks(found, settings, context, removes=removes)
     return Plan(
         step=step, actions=tuple(actions), refusals=tuple(refusals), before=listing.cost,
@@ -268,7 +268,7 @@ def _dirty(found: _Found) -> set[str]:
     return {names[node] for node in behind(found.grouping.trace, gone) if node in names}
 
 
-def _why(found: _Found, name: str, blocked: Mapping[str, str]) -> str:
+def _why(found: _Found, name: str, blocked: Mapping[str, str], settings: PruneChannels) -> str:
     """Why a chosen layer gets nothing."""
     if name in blocked:
         return f"its output {blocked[name]}"
@@ -277,7 +277,10 @@ def _why(found: _Found, name: str, blocked: Mapping[str, str]) -> str:
         return "nothing is known of its channels"
     if not any(g in found.chosen for g in groups):
         return "its heads and the dimensions within them are left whole by these settings"
-    return f"at a width of {min(g.record.width for g in groups)} there is nothing to remove"
+    width = min(g.record.width for g in groups)
+    if budget_of(settings) is not None and width > settings.minimum:
+        return f"the budget is kept with all of its {width} channels"
+    return f"at a width of {width} there is nothing to remove"
 
 
 def _remarks(

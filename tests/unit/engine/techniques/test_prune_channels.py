@@ -281,3 +281,10 @@ def test_a_latency_budget_that_no_width_keeps_is_refused_with_the_share_that_rem
     plan = plan_of(listing, PruneChannels(latency=0.5), context_of(listing, tmp_path))
     assert not plan.actions
     assert all("running time" in refusal.reason for refusal in plan.refusals)
+
+
+def test_a_layer_that_a_budget_spares_is_told_so():
+    settings = PruneChannels(macs=0.98, round_to=1, refit=False)
+    plan = plan_of(listing_of("split"), settings, Context(threads=1))
+    assert plan.actions
+    assert any("the budget is kept with all" in refusal.reason for refusal in plan.refusals)
