@@ -35,6 +35,8 @@ _GOOD = 10**-2.5
 # Numbers in the samples that candidates are compared on, that single values are tried on.
 _GLANCED, _SURVEYED = 1_000_000, 1_200_000
 _FEWEST, _MOST = 1, 64
+# Numbers in the samples that are run together, and how many these may be.
+_TOGETHER, _MOST_TOGETHER = 200_000, 16
 # What is tried where whole ranges are poor.
 _NARROW: tuple[Calibrator, ...] = ("mse", "percentile")
 # Samples a run: onnxruntime holds all activations that statistics are taken of until its end.
@@ -137,11 +139,12 @@ def _better_biases(
     return min(found, key=lambda outcome: outcome.noise)
 
 
-def first_samples(data: Dataset, numbers: int, batch: int = 4) -> list[Feed]:
-    """The first samples that hold about so many numbers, in small batches."""
+def first_samples(data: Dataset, numbers: int) -> list[Feed]:
+    """The first samples that hold about so many numbers, in batches small enough for the memory that runs take."""
     first = next(iter(data.take(max(1, data.batch_size(1))).feeds(1)))
     each = max(1, sum(array.size for array in first.values()) // data.batch_size(1))
     count = int(np.clip(numbers // each, _FEWEST, _MOST))
+    batch = int(np.clip(_TOGETHER // each, 1, _MOST_TOGETHER))
     return list(data.take(max(count, data.batch_size(1))).feeds(batch))
 
 
