@@ -108,12 +108,14 @@ def _latency(view: View, original: Version | None, current: Version | None) -> F
     first = _median(original)
     now = _median(current)
     delta, better, detail = "", None, "Median time of one run, measured in turns with the original."
+    measured = "measured"
     if current and current.measurement and (latency := current.measurement.latency):
         detail += (
             f"\n95 % interval {units.milliseconds(latency.low_ms)} to {units.milliseconds(latency.high_ms)}, "
             f"{latency.runs} runs, {latency.threads or 'all'} threads."
         )
         if latency.busy:
+            measured = "measured, busy"
             detail += "\nThe machine was busy: take the figure with care."
         if latency.ratio and current is not original:
             faster = latency.ratio >= 1
@@ -121,7 +123,7 @@ def _latency(view: View, original: Version | None, current: Version | None) -> F
             better = faster
             if slow := slowdown(latency, [plan.step.settings for plan in current.plans]):
                 detail += f"\n{slow}"
-    source = "measured" if now is not None else ("not measured yet" if current else "")
+    source = measured if now is not None else ("not measured yet" if current else "")
     after = view.predicted_ms
     if after is not None and first is not None and view.forecast is not None:
         source, delta, better = "predicted", units.change(first, after), after < first
