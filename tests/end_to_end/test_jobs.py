@@ -96,7 +96,7 @@ def test_a_model_is_opened_compressed_measured_undone_and_exported(
     until(lambda: session.view.project is not None and session.view.project.evaluation_summary is not None)
     names = layers(session)
     assert len(names) == 13
-    session.set_treatment(names[-3:], "quantize", QuantizeStatic())
+    session.set_treatment(names[-4:-1], "quantize", QuantizeStatic())
     until(lambda: not session.view.planning)
     assert session.view.plan_error == ""
     predicted = session.view.predicted
@@ -275,7 +275,7 @@ session.set_treatment(["head"], "sparsify", None)
 session.annotate(1, "precious")
 session.autosave()
 path = session._desk.home.session / "project.json"
-inbox.run_until(path.exists, 100)
+inbox.run_until(lambda: path.exists() and "precious" in path.read_text(encoding="utf-8"), 100)
 import psutil
 print(*[p.pid for p in psutil.Process().children(recursive=True)], flush=True)
 inbox.run_until(lambda: False)
