@@ -108,3 +108,14 @@ def test_values_made_by_expanding_have_the_shape_of_what_they_are_made_of() -> N
     simple = simplify(model, 13, shapes)
     assert {node.op_type for node in simple.graph} >= {"Add", "Clip", "Mul"}
     assert {shapes.of(node.outputs[0]) for node in simple.graph} == {(2, 4)}
+
+
+def test_a_table_that_is_read_as_it_is_is_not_stored_a_second_time() -> None:
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["h"]),
+        helper.make_node("Transpose", ["table"], ["turned"], perm=[1, 0]),
+        helper.make_node("MatMul", ["h", "turned"], ["y"]),
+    ]
+    net = models.model(nodes, {"ids": (TensorProto.INT64, [2, 8])}, ["y"], {"table": models.floats(90, 16)})
+    simple = simplify(Model(ir.from_proto(net)))
+    assert list(simple.graph.initializers) == ["table"]

@@ -140,6 +140,7 @@ def test_without_samples_it_is_refused(tmp_path: Path) -> None:
 def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("studio.engine.training.checkpoint._FIRST", 0.0)
     monkeypatch.setattr("studio.engine.training.checkpoint._SHARE", 1e9)
+    monkeypatch.setattr("studio.engine.training.checkpoint._SELDOM", 0.0)
     listing, data = conv_net(tmp_path)
     how = Qat(weights=4, steps=20, rate=2e-3, batch=32)
     plan = plan_step(listing, Step(settings=how), Context(calibration=data, threads=1))
@@ -164,6 +165,7 @@ def test_learning_to_round_goes_on_in_the_block_where_it_was_killed(
 ) -> None:
     monkeypatch.setattr("studio.engine.training.checkpoint._FIRST", 0.0)
     monkeypatch.setattr("studio.engine.training.checkpoint._SHARE", 1e9)
+    monkeypatch.setattr("studio.engine.training.checkpoint._SELDOM", 0.0)
     listing, data = conv_net(tmp_path)
     how = Qat(weights=3, steps=12, batch=64, learns="rounding")  # 3 blocks
     plan = plan_step(listing, Step(settings=how), Context(calibration=data, threads=1))

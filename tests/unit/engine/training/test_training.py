@@ -213,6 +213,7 @@ def test_asking_for_an_end_keeps_the_best_so_far(tmp_path: Path) -> None:
 def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("studio.engine.training.checkpoint._FIRST", 0.0)
     monkeypatch.setattr("studio.engine.training.checkpoint._SHARE", 1e9)
+    monkeypatch.setattr("studio.engine.training.checkpoint._SELDOM", 0.0)
     listing = conv_net(tmp_path)
     data, student = pictures(listing, tmp_path), damaged(listing.model)
     lesson = Lesson(data=data, teacher=listing.model, **{**LESSON, "course": Course(steps=40)})
