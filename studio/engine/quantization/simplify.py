@@ -38,6 +38,7 @@ _NEVER_FOLDED = {
     "Multinomial",
 }
 _LARGEST_FOLDED = 65_536
+_SMALL = 1024  # numbers that may be stored twice
 
 
 def simplify(model: Model, opset: int = 13, shapes: Shapes | None = None) -> Model:
@@ -50,7 +51,7 @@ def simplify(model: Model, opset: int = 13, shapes: Shapes | None = None) -> Mod
     """
     result = raise_opset(model, opset) if model.opset < opset else copy(model)
     _drop_identities(result)
-    _fold_constants(result)
+    _fold_constants(result, _read_as_they_are(result))
     for node in list(result.graph):
         match node.op_type:
             case "ReduceMean":
@@ -130,6 +131,20 @@ def _drop_identities(model: Model) -> None:
             continue
         edit.replace_uses(node.outputs[0], source)
         model.graph.remove(node, safe=True)
+
+
+def _read_as_they_are(model: Model) -> frozenset[str]:
+    """Large constants that stay in the file in any case: what is computed from them would be stored beside them."""
+    return frozenset(
+        value.name or ""
+        for value in (
+            *model.graph.initializers.values(),
+            *(n.outputs[0] for n in model.graph if is_constant_node(n)),
+        )
+        if (tensor := constant(value)) is not None
+        and tensor.size > _SMALL
+        and any(any(constant(v) is None for v in user.inputs if v is not None) for user, _ in value.uses())
+    )
 
 
 def _fold_constants(model: Model, keep: Collection[str] = ()) -> None:
