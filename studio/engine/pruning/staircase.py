@@ -31,7 +31,7 @@ from studio.engine.profile import profile_layers
 from studio.records.base import Record, decode, encode
 
 SHARES = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25)
-_QUICK = Protocol(minimum=10, maximum=60, half_width=0.02, budget_s=2.0, limit_s=15.0)
+_QUICK = Protocol(rounds_per_block=8, minimum=48, maximum=120, half_width=0.01, budget_s=3.0, limit_s=15.0)
 
 
 class Stair(Record, frozen=True, kw_only=True):

@@ -23,7 +23,7 @@ from studio.engine.techniques.contract import Context
 from studio.records.measure import DataSpec
 from studio.records.steps import PruneChannels
 
-_ROUNDS = 4
+_ROUNDS = 6
 _SLACK = 0.01  # of the whole time, which is what a ratio of times is good for
 
 
@@ -84,7 +84,9 @@ def _aim(
     context: Context,
 ) -> tuple[float, bool]:
     """The modelled share whose draft takes the wanted share of the measured time or a little less; whether it was busy."""
-    aim, best, busy = wanted, None, False
+    aim, busy = wanted, False
+    low: float | None = None  # the largest share that keeps within the budget
+    high: float | None = None  # the smallest that does not
     for turn in range(_ROUNDS):
         progress = context.progress.part(0.1 + 0.1 * turn / _ROUNDS, 0.1 + 0.1 * (turn + 1) / _ROUNDS)
         kept = spread(aim).kept
@@ -92,11 +94,14 @@ def _aim(
         took, disturbed = staircase.timed(listing, grouping, kept, feed, context.threads, progress)
         busy = busy or disturbed
         if took <= wanted + _SLACK:
-            best = aim if best is None else max(best, aim)
+            low = aim if low is None else max(low, aim)
             if took > wanted - 3 * _SLACK:
                 break
-        aim = min(1.0, aim * wanted / took)
-    return (aim if best is None else best), busy
+        else:
+            high = aim if high is None else min(high, aim)
+        # Times go in steps: by the ratio until the budget lies between two shares, by halves from then on.
+        aim = min(1.0, aim * wanted / took) if low is None or high is None or low >= high else (low + high) / 2
+    return (aim if low is None else low), busy
 
 
 def _file(listing: Listing, context: Context) -> Path:
