@@ -100,7 +100,10 @@ def _aim(
         else:
             high = aim if high is None else min(high, aim)
         # Times go in steps: by the ratio until the budget lies between two shares, by halves from then on.
-        aim = min(1.0, aim * wanted / took) if low is None or high is None or low >= high else (low + high) / 2
+        if low is not None and high is not None and low < high:
+            aim = (low + high) / 2
+        else:
+            aim = min(1.0, aim * wanted / took)
     return (aim if low is None else low), busy
 
 
