@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
-from PySide6.QtCore import QPoint, QPointF, Qt
+from PySide6.QtCore import QCoreApplication, QEvent, QPoint, QPointF, Qt
 from pytestqt.qtbot import QtBot
 
 from studio.app.project import Version
@@ -27,20 +27,26 @@ def make(
     theme: Theme,
     qtbot: QtBot,
     monkeypatch: pytest.MonkeyPatch,
-) -> Make:
+) -> Iterator[Make]:
     """A panel without a web engine."""
+    panels: list[GraphPanel] = []
     monkeypatch.setattr("studio.gui.graph_view.panel.web_engine_ready", lambda: False)
 
     def panel(view: View) -> GraphPanel:
         fake_session.show_view(view)
         made = GraphPanel(fake_session, selection, theme)  # type: ignore[arg-type]
-        qtbot.addWidget(made)
+        panels.append(made)
         made.resize(900, 320)
         made.show()
         qtbot.waitUntil(lambda: view.project is None or drawn(made))
         return made
 
-    return panel
+    yield panel
+    # Gone before the patch is: else a web engine would start in a panel that is on its way out.
+    for made in panels:
+        made.close()
+        made.deleteLater()
+    QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete.value)
 
 
 def drawn(panel: GraphPanel) -> bool:
