@@ -206,6 +206,7 @@ def measure(desk: Desk, version_ids: Iterable[int], *, background: bool = False)
     original = project.original
     chosen = [project.version(i) for i in version_ids]
     versions = [v for v in (original,) if v is not None] + [v for v in chosen if v != original]
+    known = original.measurement.latency if original is not None and original.measurement else None
     names = ", ".join(v.name for v in chosen) or versions[0].name
     job = board.add_job("measure", f"Measure {names}", versions[-1].id)
     task = Measure(
@@ -225,6 +226,8 @@ def measure(desk: Desk, version_ids: Iterable[int], *, background: bool = False)
     def done(found: tuple[Measurement, ...]) -> None:
         for version, measurement in zip(versions, found, strict=True):
             desk.learn(version.id, measurement=measurement)
+        board.change(project=desk.project.in_one_time(known))
+        for version, measurement in zip(versions, found, strict=True):
             settings = [step.settings for step in project.recipe_of(version).steps]
             for words in cautions(measurement, settings):
                 board.say(f"{version.name}: {words}", "caution")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from studio.base.errors import StudioError
 from studio.records.base import Record, replace
-from studio.records.measure import DataSpec, DataSummary, Measurement, Sensitivity
+from studio.records.measure import DataSpec, DataSummary, Latency, Measurement, Sensitivity
 from studio.records.model import Layer, ModelInfo, Outline
 from studio.records.plan import Plan
 from studio.records.steps import SLOTS, AnySettings, Recipe, Slot, Step, Treatment
@@ -178,6 +178,30 @@ class Project(Record, frozen=True, kw_only=True):
         if any(v.id == version.id for v in self.removed):
             return replace(self, removed=_put(self.removed, version))
         return replace(self, versions=_put(self.versions, version))
+
+    def in_one_time(self, known: Latency | None) -> Project:
+        """This project with all versions' times told in one time of the original, so that they can be compared.
+
+        Args:
+            known: the original's latency before it was last measured; it stays where the new one was disturbed.
+        """
+        start = self.original.measurement.latency if self.original and self.original.measurement else None
+        if start is None:
+            return self
+        alike = known is not None and (known.threads, known.input_shapes) == (
+            start.threads,
+            start.input_shapes,
+        )
+        base = known if known is not None and alike and start.busy and not known.busy else start
+        project = self
+        for version in self.versions:
+            measured = version.measurement
+            if measured is not None and measured.latency is not None:
+                latency = base if version == self.original else measured.latency.told_in(base)
+                project = project.with_version(
+                    replace(version, measurement=replace(measured, latency=latency))
+                )
+        return project
 
     def next_id(self) -> int:
         """An id that no version has or had."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from studio.base.errors import StudioError
-from studio.records.base import Record, convert
+from studio.records.base import Record, convert, replace
 
 
 class Latency(Record, frozen=True, kw_only=True):
@@ -33,6 +33,23 @@ class Latency(Record, frozen=True, kw_only=True):
     threads: int
     input_shapes: str = ""
     busy: bool = False
+
+    def told_in(self, base: Latency) -> Latency:
+        """This latency with its times told in those of another measurement of the baseline.
+
+        A machine is not equally quick all the time; what was measured well is the ratio. Unchanged where there
+        is no ratio, or where the baseline ran under other conditions.
+        """
+        if not self.ratio or not self.ratio_low or not self.ratio_high:
+            return self
+        if (self.threads, self.input_shapes) != (base.threads, base.input_shapes):
+            return self
+        return replace(
+            self,
+            median_ms=base.median_ms / self.ratio,
+            low_ms=base.median_ms / self.ratio_high,
+            high_ms=base.median_ms / self.ratio_low,
+        )
 
 
 class OutputError(Record, frozen=True, kw_only=True):
