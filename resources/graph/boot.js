@@ -100,6 +100,7 @@ class Studio {
         this.selected = rows;
         const target = this.viewer.target;
         if (!target || !this.ready) {
+            this._sought = reveal && rows.length > 0;
             return;
         }
         this._clearMarks();
@@ -183,7 +184,8 @@ class Studio {
         if (whole) {
             this._begin();
         }
-        this.select(this.selected, whole && this._touched);
+        this.select(this.selected, whole && (this._touched || this._sought));
+        this._sought = false;
         if (!this._wanted) {
             window.requestAnimationFrame(() => this.bridge.rendered(this._places.size));
         }

@@ -162,7 +162,7 @@ class GraphPanel(QWidget):
         canvas.set_direction(self._direction)
         canvas.open(version)
         self._recolor()
-        self._mark(reveal=False)
+        self._mark(reveal=True)
 
     def _canvas_for(self, version: Version) -> Canvas:
         assert version.info is not None
