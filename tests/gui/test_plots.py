@@ -94,7 +94,7 @@ def test_new_treatments_replace_the_curve_of_the_last_job(
     assert not panel.latency_plot.has_plot
 
 
-def test_the_latency_ends_with_the_measured_version(panel: PlotsPanel, fake_session: FakeSession) -> None:
+def test_the_curves_end_with_the_version_that_was_made(panel: PlotsPanel, fake_session: FakeSession) -> None:
     project = project_of(resnet_layers())
     parent = project.versions[0]
     made = msgspec.structs.replace(parent, id=1, parent=0, measurement=measurement(12.0, 11.0, 0.92))
@@ -105,6 +105,7 @@ def test_the_latency_ends_with_the_measured_version(panel: PlotsPanel, fake_sess
         total=3,
         start_bytes=10,
         start_ms=2 * start,
+        sizes=((1, 8), (2, 6)),  # the third layer is kept as it is
         times=((2, start, start, start),),
         running=False,
         made=made.id,
@@ -113,6 +114,10 @@ def test_the_latency_ends_with_the_measured_version(panel: PlotsPanel, fake_sess
     assert panel.latency_plot.curve.done == (
         (0.0, start), (2.0, start / 2), (3.0, end)
     )  # fmt: skip
+    weighs = made.info.cost.bytes if made.info else 0
+    sizes = [round(size * 1e6) for _, size in panel.size_plot.curve.done]
+    assert sizes == [10, 8, 6, weighs]
+    assert panel.size_plot.curve.done[-1][0] == live.total
 
 
 def test_one_noisy_interval_does_not_flatten_the_line(panel: PlotsPanel, fake_session: FakeSession) -> None:

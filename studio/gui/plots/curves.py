@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from PySide6.QtGui import QColor
 from PySide6.QtWidgets import QWidget
 
-from studio.app.project import Project
+from studio.app.project import Project, Version
 from studio.app.session import Session
 from studio.app.view import Live, View
 from studio.base.units import file_size
@@ -196,7 +196,7 @@ class SizePlot(CurvePlot):
         self.set_title(f"Size ({unit})")
         live = _running_or_staged(view)
         if live is not None:
-            points = ((0, live.start_bytes), *live.sizes)
+            points = _sized(live, project)
             end = self.promised(live) if live.running and points[-1][0] < live.total else None
             return self._scaled(points, (live.total, end), original, live.running)
         now, end = _weights(project), self.predicted_end(view)
@@ -268,6 +268,21 @@ class LatencyPlot(CurvePlot):
         return f"{value:.3g} ms"
 
 
+def _made(live: Live, project: Project | None) -> Version | None:
+    """The version that a compression ended with, as soon as there is one."""
+    versions = () if project is None else project.versions
+    return next((v for v in versions if live.made is not None and v.id == live.made), None)
+
+
+def _sized(live: Live, project: Project | None) -> Sequence[tuple[int, float]]:
+    """(Layers done, weight bytes): the start, every layer, and what the version that was made weighs."""
+    points = ((0, live.start_bytes), *live.sizes)
+    made = _made(live, project)
+    if made is None or made.info is None or not live.total:
+        return points
+    return (*(point for point in points if point[0] < live.total), (live.total, made.info.cost.bytes))
+
+
 def _timed(live: Live, project: Project | None) -> Sequence[Timed]:
     """(Layers done, median, low, high): the start, the checkpoints, and the measured version at the end.
 
@@ -276,11 +291,10 @@ def _timed(live: Live, project: Project | None) -> Sequence[Timed]:
     points = [(float(x), median, low, high) for x, median, low, high in live.times]
     if live.start_ms is not None:
         points.insert(0, (0.0, live.start_ms, live.start_ms, live.start_ms))
-    versions = {} if project is None else {version.id: version for version in project.versions}
-    made = versions.get(live.made) if live.made is not None else None
+    made = _made(live, project)
     if made is None or made.measurement is None or made.measurement.latency is None or not live.total:
         return points
-    parent = None if made.parent is None else versions.get(made.parent)
+    parent = None if project is None or made.parent is None else project.version(made.parent)
     again = parent.measurement.latency if parent is not None and parent.measurement is not None else None
     scale = again.median_ms / live.start_ms if again is not None and live.start_ms else 1.0
     end = made.measurement.latency
