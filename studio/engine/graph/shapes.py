@@ -108,8 +108,9 @@ def _inferred(
                     types[value] = type_name(ir.DataType(tensor.elem_type))
                 if tensor.HasField("shape"):
                     dims[value] = tuple(
-                        d.dim_value if d.HasField("dim_value") else UNKNOWN for d in tensor.shape.dim
-                    )
+                        d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else UNKNOWN
+                        for d in tensor.shape.dim
+                    )  # a window longer than its input makes onnx infer less than nothing
     return dims, types
 
 

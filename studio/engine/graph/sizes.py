@@ -9,10 +9,11 @@ import onnx_ir as ir
 
 from studio.engine.graph.model import Model
 
-_SEQUENCE, _IMAGE, _CHANNELS, _OTHER = 128, 224, 3, 16
+_SEQUENCE, _IMAGE, _CHANNELS, _SOUND, _OTHER = 128, 224, 3, 16_000, 16
 _BATCH = re.compile(r"batch|^n$|^b$|^bs$|_batch_|^unk__0$", re.IGNORECASE)
 _SPATIAL = re.compile(r"height|width|^h$|^w$", re.IGNORECASE)
 _LENGTH = re.compile(r"seq|len|time|token|text|^t$|^s$|^l$", re.IGNORECASE)
+_WAVE = re.compile(r"samples|audio|wave|wav$|pcm", re.IGNORECASE)
 _STATE = re.compile(r"state|hidden|cache|^[hc]\d*$", re.IGNORECASE)
 _PAST = re.compile(r"past", re.IGNORECASE)
 
@@ -51,9 +52,11 @@ def dynamic_dimensions(model: Model) -> dict[str, int]:
 
 
 def _likely(value: ir.Value, name: str, axis: int, shape: tuple[int | str, ...]) -> int:
-    """One sample of a usual size: 224 × 224 pixels, 128 tokens."""
+    """One sample of a usual size: 224 × 224 pixels, 128 tokens, a second of sound."""
     if _BATCH.search(name):
         return 1
+    if 0 < axis == len(shape) - 1 and _WAVE.search(name):
+        return _SOUND
     if _PAST.search(name):
         return _OTHER
     if _LENGTH.search(name):

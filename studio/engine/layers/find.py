@@ -34,7 +34,7 @@ _CODES = {
     ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.FLOAT8E4M3FN,
 }  # fmt: skip
 # Where the automatic sizes do not fit a model, these multiples of them may.
-_OTHER_SIZES = (2, 4, 0.5, 0.25)
+_OTHER_SIZES = (2, 4, 8, 16, 64, 0.5, 0.25)
 _MAX_TRIED_VALUES = 1_000_000
 
 
@@ -158,13 +158,13 @@ def _input_values(model: Model, sizes: Mapping[str, int]) -> int:
 
 
 def _unknown(model: Model, shapes: Shapes) -> int:
-    """How many values of operators that own weights have no known shape."""
+    """How many values of operators that own weights have no known shape, or hold nothing."""
     count = 0
     for _path, graph in graphs(model):
         for node in graph:
             if form_of(node) is not None:
                 dims = shapes.of(node.outputs[0])
-                count += dims is None or not all(isinstance(d, int) for d in dims)
+                count += dims is None or not all(isinstance(d, int) and d > 0 for d in dims)
     return count
 
 

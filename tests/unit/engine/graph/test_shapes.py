@@ -114,6 +114,7 @@ def test_likely_sizes_of_dynamic_dimensions(tmp_path: Path) -> None:
         "past": (FLOAT, ["batch", 4, "past_length", 8]),
         "mask": (TensorProto.INT64, ["batch", "past_length + 1"]),
         "state": (FLOAT, [2, None, 64]),
+        "sound": (FLOAT, ["batch", "samples"]),
     }
     nodes = [node("Identity", [name], [f"{name}_out"]) for name in inputs]
     proto = models.model(nodes, inputs, [f"{name}_out" for name in inputs])
@@ -126,4 +127,5 @@ def test_likely_sizes_of_dynamic_dimensions(tmp_path: Path) -> None:
         "past_length": 16,
         "past_length + 1": 17,
         "state:1": 1,
+        "samples": 16_000,
     }

@@ -454,3 +454,11 @@ def test_real_models_are_fully_listed(name: str, case_models: Path) -> None:
         assert all(isinstance(d, int) for d in layer.output_shape)
         assert found.nodes[layer.name].record is layer
     assert len({layer.name for layer in found.layers}) == len(found.layers)
+
+
+def test_sizes_are_tried_until_every_window_fits_its_input(tmp_path: Path) -> None:
+    """A convolution that reads more than there is makes onnx infer sizes below zero."""
+    nodes = [node("Unsqueeze", ["x", "one"], ["wide"]), node("Conv", ["wide", "w"], ["y"], strides=[160])]
+    found = listing(tmp_path, nodes, {"w": models.floats(8, 1, 512), "one": np.array([1])}, ["N", "long"])
+    assert found.input_sizes["long"] >= 512
+    assert found.cost.macs == 8 * 512 * (1 + (found.input_sizes["long"] - 512) // 160)
