@@ -13,7 +13,7 @@ from studio.app.project import Project, Version
 from studio.app.session import Session
 from studio.app.view import View
 from studio.base import units
-from studio.gui.forms import Combo
+from studio.gui.controls import Combo
 from studio.gui.theme import Theme
 from studio.gui.versions_panel import figures
 from studio.gui.widgets import button, label, watch

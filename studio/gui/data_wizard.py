@@ -23,7 +23,8 @@ from PySide6.QtWidgets import (
 )
 
 from studio.app.session import Session
-from studio.gui.forms import Combo, Form
+from studio.gui.controls import Combo
+from studio.gui.forms import Form
 from studio.gui.inspector.sections import Page
 from studio.gui.theme import Theme
 from studio.gui.widgets import button, caps, label, set_role

@@ -11,7 +11,7 @@ from studio.app.project import Version
 from studio.app.session import Session
 from studio.app.view import View
 from studio.base import units
-from studio.gui.forms import indent
+from studio.gui.controls import indent
 from studio.gui.widgets import button, label
 from studio.records.model import Finding, TensorInfo
 

@@ -9,7 +9,8 @@ import msgspec
 from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QVBoxLayout, QWidget
 
-from studio.gui.forms import Combo, Form
+from studio.gui.controls import Combo
+from studio.gui.forms import Form
 from studio.gui.widgets import label
 from studio.records.steps import AnySettings, Settings
 

@@ -11,7 +11,9 @@ from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QCheckBox, QComboBox, QDoubleSpinBox, QLineEdit, QSlider, QSpinBox
 from pytestqt.qtbot import QtBot
 
-from studio.gui.forms import MIXED, Form, fields_of
+from studio.gui.controls import MIXED
+from studio.gui.form_fields import fields_of
+from studio.gui.forms import Form
 from studio.records.base import Record
 from studio.records.measure import DataSpec, Preprocess
 from studio.records.steps import SETTINGS, Settings

@@ -10,7 +10,8 @@ from PySide6.QtWidgets import QComboBox, QGridLayout, QHBoxLayout, QLabel, QVBox
 
 from studio.app.session import Session
 from studio.app.view import View
-from studio.gui.forms import LABEL_WIDTH, MIXED, Combo, Form
+from studio.gui.controls import MIXED, Combo
+from studio.gui.forms import LABEL_WIDTH, Form
 from studio.gui.inspector.outcome import Outcome
 from studio.gui.inspector.sections import Page
 from studio.gui.selection import Selection
