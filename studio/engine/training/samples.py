@@ -70,6 +70,10 @@ class Samples:
         """Samples that have a number of their own: all of them, or none where they do not stack."""
         return self._parts.count if self.stacked else 0
 
+    def one_by_one(self) -> None:
+        """Give one sample at a time from now on."""
+        self._batch = 1
+
     @property
     def stacked(self) -> bool:
         """Whether samples can be batched freely."""

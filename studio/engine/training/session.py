@@ -24,6 +24,8 @@ from studio.engine.training.teacher import Teacher
 from studio.engine.training.variety import Blends, Same, Variety, may_mirror, numbered
 
 _SPARSE = 0.1  # share of zeros from which on they are a pattern that must stay
+_ACCUMULATED = 16  # samples a step, at most, of a model that takes one at a time
+_SAME = 1e-3  # largest difference, as a share of the spread, between samples together and one by one
 _OBSERVED = 512  # samples that give the normalisations their first statistics
 _FEATURES = 6
 _FEW_SAMPLES = 4000  # with fewer, new ones are blended from old ones
@@ -113,6 +115,14 @@ def teach(module: GraphModule, lesson: Lesson, hooks: Hooks, features: tuple[str
     if lesson.teacher is not None:
         names = [*(v.name or "" for v in lesson.teacher.graph.outputs), *features]
         teacher = Teacher(lesson.teacher, names, lesson.threads, module.device)
+    course = lesson.course
+    if (
+        lesson.data.source.batch == 1
+        and samples.stacked
+        and not _takes_several(module, next(samples.judges()))
+    ):
+        samples.one_by_one()
+        course = replace(course, accumulate=course.accumulate * min(lesson.batch, _ACCUMULATED))
     first = next(samples.judges())
     features = _alike(module, teacher, first, features)
     objective = _objective(module, teacher, lesson, first, features)
@@ -124,13 +134,37 @@ def teach(module: GraphModule, lesson: Lesson, hooks: Hooks, features: tuple[str
     norms = _normed(module, samples) if lesson.norms and damage > broken else None
     usual = _usual_rate(module.model) * (1.0 if norms is None else _NORMED)
     rate = lesson.rate or usual * min(1.0, max(_GENTLEST, damage / _HURT))
-    course = replace(lesson.course, rate=rate)
+    course = replace(course, rate=rate)
     trainer = Trainer(module, norms, teacher, samples, variety, objective, course, hooks, lesson.seed)
     outcome = trainer.run()
     if norms is not None:
         norms.fold()
     module.place("cpu")
     return replace(outcome, frozen=tuple(f.reason for f in module.frozen if "numbers" not in f.reason))
+
+
+@torch.no_grad()
+def _takes_several(module: GraphModule, sample: Sample) -> bool:
+    """Whether a model that was exported for one sample answers several at once as it answers each."""
+    count = min(2, *(len(a) for a in sample.feed.values()))
+    rows = [{n: a[i : i + 1] for n, a in sample.feed.items()} for i in range(count)]
+    apart = [module(row) for row in rows]
+    try:
+        together = module({n: a[:count] for n, a in sample.feed.items()})
+    except (
+        RuntimeError,
+        ValueError,
+        IndexError,
+        StudioError,
+    ):  # a shape or a state in the graph is of one sample
+        return False
+    for name, got in together.items():
+        wanted = torch.cat([answer[name] for answer in apart])
+        if got.shape != wanted.shape:
+            return False
+        if got.is_floating_point() and (got - wanted).abs().max() > _SAME * wanted.std():
+            return False
+    return True
 
 
 def keep_zeros(module: GraphModule) -> None:

@@ -37,6 +37,7 @@ class Teacher:
                     exposed.graph.outputs.append(value)
         self._session = execute.session(exposed, threads=threads)
         self._names, self._device = list(names), device
+        self._single = all(i.shape and i.shape[0] == 1 for i in self._session.get_inputs())
         self._kept: dict[str, np.ndarray[Any, Any]] = {}
         self.remember(0)
 
@@ -58,6 +59,13 @@ class Teacher:
 
     def _run(self, sample: Sample) -> dict[str, Any]:
         feed = execute.fitted(self._session, sample.feed)
+        rows = min(len(a) for a in feed.values()) if self._single else 1
+        if rows == 1:
+            return self._run_once(feed)
+        parts = [self._run_once({n: a[i : i + 1] for n, a in feed.items()}) for i in range(rows)]
+        return {n: np.concatenate([part[n] for part in parts]) for n in self._names}
+
+    def _run_once(self, feed: dict[str, Any]) -> dict[str, Any]:
         return dict(zip(self._names, execute.run(self._session, feed, self._names), strict=True))
 
     def _keep(self, found: dict[str, Any], numbers: np.ndarray[Any, Any]) -> bool:

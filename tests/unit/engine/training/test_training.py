@@ -29,8 +29,8 @@ from studio.records.measure import DataSpec
 from studio.records.steps import Distill, Finetune, Step
 
 
-def conv_net(folder: Path) -> Listing:
-    """A small classifier of 8×8 pictures."""
+def conv_net(folder: Path, batch: int | str = "N", *, flatten: bool = True) -> Listing:
+    """A small classifier of 8×8 pictures; without Flatten it shapes what it makes for one picture."""
     net = Net(seed=5)
     net.add("Conv", ["x", net.weight("w1", 8, 1, 3, 3), net.weight("b1", 8)], "c1", pads=[1, 1, 1, 1])
     net.add("Relu", ["c1"], "r1")
@@ -42,9 +42,12 @@ def conv_net(folder: Path) -> Listing:
         pads=[1, 1, 1, 1],
     )
     net.add("Relu", ["c2"], "r2")
-    net.add("Flatten", ["r2"], "f")
+    if flatten:
+        net.add("Flatten", ["r2"], "f")
+    else:
+        net.add("Reshape", ["r2", net.constant("one", np.array([1, 128]))], "f")
     net.add("Gemm", ["f", net.weight("w3", 4, 128), net.weight("b3", 4)], "y", transB=1)
-    proto = net.build({"x": (TensorProto.FLOAT, ["N", 1, 8, 8])}, {"y": (TensorProto.FLOAT, ["N", 4])})
+    proto = net.build({"x": (TensorProto.FLOAT, [batch, 1, 8, 8])}, {"y": (TensorProto.FLOAT, [batch, 4])})
     path = folder / "net.onnx"
     path.write_bytes(proto.SerializeToString())
     return list_layers(graph.load(path))
@@ -92,6 +95,18 @@ def test_distillation_without_labels_wins_back_what_was_lost(tmp_path: Path) -> 
     assert outcome.after < 0.5 * outcome.before
     assert [n.name for n in graph.nodes(trained)] == [n.name for n in graph.nodes(student)]
     assert list(trained.graph.initializers) == list(student.graph.initializers)
+
+
+@pytest.mark.parametrize("flatten", [True, False])
+def test_a_model_that_takes_one_sample_at_a_time_learns_like_others(tmp_path: Path, flatten: bool) -> None:
+    pictures(conv_net(tmp_path), tmp_path, 200, labelled=False)
+    teacher = conv_net(tmp_path, 1, flatten=flatten)
+    data = open_data(DataSpec(path=str(tmp_path / "data.npz")), teacher.inputs, dict(teacher.input_sizes))
+    student = damaged(teacher.model)
+    lesson = Lesson(data=data, teacher=teacher.model, **{**LESSON, "course": Course(steps=30)})
+    trained, outcome = train(student, lesson, Hooks())
+    assert outcome.after < 0.7 * outcome.before
+    assert agreement(teacher.model, trained, data) > agreement(teacher.model, student, data)
 
 
 def test_fine_tuning_needs_labels_and_learns_from_them(tmp_path: Path) -> None:
