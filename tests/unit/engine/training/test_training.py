@@ -69,6 +69,8 @@ def damaged(model: Model, share: float = 0.6) -> Model:
     for value in result.graph.initializers.values():
         assert value.const_value is not None
         array = value.const_value.numpy()
+        if array.dtype.kind != "f":
+            continue
         edit.set_constant(
             value, (array + share * array.std() * rng.normal(size=array.shape)).astype(np.float32)
         )
