@@ -173,21 +173,32 @@ def _fold_constants(model: Model, keep: Collection[str] = ()) -> None:
     ]
     if not edge:
         return
-    for value, result in zip(edge, _evaluate(model, [v.name or "" for v in edge]), strict=True):
+    for value, result in zip(edge, _evaluate(model, folded, edge), strict=True):
         if result.size <= _LARGEST_FOLDED:
             edit.replace_uses(value, edit.add_constant(model, graph, f"{value.name}_folded", result))
 
 
-def _evaluate(model: Model, names: list[str]) -> list[Array]:
-    part = copy(model)
-    values = {v.name: v for node in part.graph for v in node.outputs}
-    part.graph.outputs.clear()
-    part.graph.outputs.extend(values[name] for name in names)
-    edit.remove_dead(part)
-    part.graph.inputs.clear()
-    for value in part.graph.outputs:
-        value.shape = None
-    return [np.asarray(a) for a in execute.run(execute.session(part, threads=1, optimize="off"), {}, names)]
+def _evaluate(model: Model, nodes: list[ir.Node], wanted: list[ir.Value]) -> list[Array]:
+    """What nodes that depend on constants alone make, run as a model of their own."""
+    values: dict[ir.Value | None, ir.Value | None] = {None: None}
+    stored: list[ir.Value] = []
+    copies: list[ir.Node] = []
+    for node in nodes:
+        for value in node.inputs:
+            if value not in values and value is not None:
+                own = ir.Value(name=value.name, const_value=constant(value))
+                values[value] = own
+                stored.append(own)
+        outputs = [ir.Value(name=v.name, type=v.type) for v in node.outputs]
+        values.update(zip(node.outputs, outputs, strict=True))
+        given = [values[v] for v in node.inputs]
+        copies.append(ir.Node("", node.op_type, given, node.attributes.values(), outputs=outputs))
+    graph = ir.Graph(
+        [], [values[v] for v in wanted], nodes=copies, initializers=stored,  # type: ignore[misc]
+        opset_imports=model.graph.opset_imports, name="constants",
+    )  # fmt: skip
+    part = Model(ir.Model(graph, ir_version=model.ir.ir_version or 8))
+    return [np.asarray(a) for a in execute.run(execute.session(part, threads=1, optimize="off"), {})]
 
 
 def ints(node: ir.Node, name: str, default: list[int]) -> list[int]:
