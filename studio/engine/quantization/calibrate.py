@@ -18,6 +18,7 @@ from studio.base.errors import StudioError
 from studio.base.progress import Progress
 from studio.engine import edit, execute
 from studio.engine.graph import Model, copy
+from studio.engine.quantization.search import Judge, expose_scores
 
 Array: TypeAlias = npt.NDArray[Any]
 Feed: TypeAlias = Mapping[str, Array]
@@ -110,6 +111,7 @@ def observe(
     threads: int = 0,
     samples: bool = False,
     settle: bool = False,
+    judge: Judge | None = None,
 ) -> dict[str, Observed]:
     """Run the model over the feeds and watch values of its main graph.
 
@@ -122,19 +124,22 @@ def observe(
         threads: of the runtime; 0 = its choice.
         samples: take samples of values too (slower), as every calibrator but minmax needs them.
         settle: stop when ranges have settled.
+        judge: learns what the model answers; nothing settles before they have heard enough.
 
     Raises:
         StudioError: no feed at all, or a value is NaN or infinite.
     """
     found = {watch.name: Observed() for watch in watches}
-    watched, results = _instrumented(model, watches, samples=samples)
+    watched, results, answers = _instrumented(model, watches, samples=samples, answers=judge is not None)
     sess = execute.session(watched, threads=threads)
-    names = [name for group in results for name in group if name]
+    names = list(dict.fromkeys([*(name for group in results for name in group if name), *answers]))
     seen, steady, before, grown = 0, 0, np.inf, np.inf
     for seen, feed in enumerate(feeds, 1):
         if progress is not None:
             progress.tick((seen - 1) / total if total else 0.0, _words(seen, grown))
         got = dict(zip(names, execute.run(sess, feed, names), strict=True))
+        if judge is not None and not judge.full:
+            judge.learn(feed, [got[name] for name in answers])
         for watch, (low_name, high_name, mean_name, sample_name) in zip(watches, results, strict=True):
             low = float(got[low_name]) if low_name else 0.0
             sample = got[sample_name] if sample_name else None
@@ -156,7 +161,8 @@ def observe(
         grown = np.expm1(reach - before) if np.isfinite(before) else np.inf
         steady = steady + 1 if reach - before < _SETTLED else 0
         before = reach
-        if settle and steady >= _STEADY_RUNS and seen >= _FEWEST_RUNS:
+        heard = judge is None or judge.full
+        if settle and heard and steady >= _STEADY_RUNS and seen >= _FEWEST_RUNS:
             if progress is not None:
                 progress.tick(1.0, f"Ranges have settled after {seen} of {total or 'all'} runs")
             break
@@ -175,10 +181,17 @@ def _words(run: int, grown: float) -> str:
 
 
 def _instrumented(
-    model: Model, watches: Sequence[Watch], *, samples: bool
-) -> tuple[Model, list[tuple[str, str, str, str]]]:
-    """A copy whose outputs are statistics; for each watch the names of low, high, mean and sample ('' = none)."""
+    model: Model, watches: Sequence[Watch], *, samples: bool, answers: bool
+) -> tuple[Model, list[tuple[str, str, str, str]], list[str]]:
+    """A copy whose outputs are statistics, and its answers where they are asked for.
+
+    Returns:
+        The copy; for each watch the names of low, high, mean and sample ('' = none); the names of the answers.
+    """
     watched = copy(model)
+    if answers:
+        expose_scores(watched)
+    kept = list(watched.graph.outputs) if answers else []
     values: dict[str | None, ir.Value] = {v.name: v for v in watched.graph.inputs}
     values.update((v.name, v) for node in watched.graph for v in node.outputs)
     groups: list[tuple[str, str, str, str]] = []
@@ -188,9 +201,9 @@ def _instrumented(
         results.extend(v for v in found if v is not None)
         groups.append(tuple("" if v is None else v.name or "" for v in found))  # type: ignore[arg-type]
     watched.graph.outputs.clear()
-    watched.graph.outputs.extend(results)
+    watched.graph.outputs.extend(dict.fromkeys([*results, *kept]))
     edit.remove_dead(watched)
-    return watched, groups
+    return watched, groups, [v.name or "" for v in kept]
 
 
 def _statistics(model: Model, value: ir.Value, watch: Watch, *, samples: bool) -> tuple[ir.Value | None, ...]:

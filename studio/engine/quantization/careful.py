@@ -94,7 +94,7 @@ class _Search:
         threads: int,
     ) -> None:
         self._shop, self._weights, self._seen, self._threads = shop, weights, seen, threads
-        self._judge = Judge(shop.model, feeds, threads)
+        self._judge = Judge.of(shop.model, feeds, threads)
         self._plain = corrected(shop, weights, seen)
         self.whole = {name: choose_range(o, "minmax") for name, o in seen.items()}
 
@@ -160,7 +160,7 @@ class _Search:
 
 def _equalized(shop: Workshop, feeds: list[Feed], progress: Progress, threads: int) -> Workshop:
     """The model with the channel scaling that suits it best."""
-    judge = Judge(shop.model, feeds, threads)
+    judge = Judge.of(shop.model, feeds, threads)
     best, least = shop, np.inf
     for strength in progress.over(_STRENGTHS, lambda _: "Scaling channels"):
         other = (

@@ -32,8 +32,10 @@ Array: TypeAlias = npt.NDArray[Any]
 POOR = 10**-1.5
 # With less noise than this corrected biases are taken unquestioned.
 _GOOD = 10**-2.5
-# Numbers in the samples that candidates are compared on, that single values are tried on.
-_GLANCED, _SURVEYED = 1_000_000, 1_200_000
+# Bytes of the samples that candidates are compared on, and their answers.
+_GLANCED = 4_000_000
+# Numbers in the samples that single values are tried on.
+_SURVEYED = 1_200_000
 _FEWEST, _MOST = 1, 64
 # Numbers in the samples that are run together, and how many these may be.
 _TOGETHER, _MOST_TOGETHER = 200_000, 16
@@ -83,15 +85,14 @@ def fast(
     auto, task_aware = settings.calibrator == "auto", settings.calibrator == "answer"
     kind = calibrator_of(settings)
     part = progress.part(0.0, 0.3 if auto or task_aware else 0.9)
-    seen = observed(shop, data, part, threads, samples=kind != "minmax", settle=True)
+    judge = Judge(threads, _MOST, _GLANCED)
+    seen = observed(shop, data, part, threads, samples=kind != "minmax", judge=judge)
     weights = rounded(shop, 7 if settings.reduce_range else 8)
     ranges = {k: choose_range(o, kind, settings.percentile) for k, o in seen.items()}
     if task_aware:
         few = first_samples(data, _SURVEYED)
         findings = survey(shop, weights, seen, few, progress.part(0.3, 0.9), threads)
         ranges = {name: finding.bounds for name, finding in findings.items()}
-    glanced = first_samples(data, _GLANCED)
-    judge = Judge(shop.model, glanced, threads)
     progress.tick(0.9 if not auto else 0.3, "Comparing biases")
     found = _better_biases(shop, weights, seen, ranges, judge)
     if not auto or found.noise < POOR or len(shop.layers) < 2:
@@ -103,7 +104,7 @@ def fast(
         findings = survey(shop, weights, seen, few, progress.part(0.4, 0.8), threads, thorough=False)
         kept = find_islands(shop, findings, work)
     less = shop.without(kept) if kept else shop
-    watched = observe(less.model, less.watches(), glanced, threads=threads, samples=True)
+    watched = observe(less.model, less.watches(), judge.feeds, threads=threads, samples=True)
     every = [ranges, *({k: choose_range(o, kind) for k, o in watched.items()} for kind in _NARROW)]
     for tried in progress.part(0.8, 1.0).over(every, lambda _: "Comparing ranges"):
         other = _better_biases(less, {k: weights[k] for k in less.layers}, seen, tried, judge)
@@ -149,9 +150,15 @@ def first_samples(data: Dataset, numbers: int) -> list[Feed]:
 
 
 def observed(
-    shop: Workshop, data: Dataset, progress: Progress, threads: int, *, samples: bool, settle: bool = False
+    shop: Workshop,
+    data: Dataset,
+    progress: Progress,
+    threads: int,
+    *,
+    samples: bool,
+    judge: Judge | None = None,
 ) -> dict[str, Observed]:
-    """What the sites hold over the calibration data; `settle`: as many of them as ranges take to settle."""
+    """What the sites hold over the calibration data; with a judge, who learns, until that has settled."""
     return observe(
         shop.model,
         shop.watches(),
@@ -160,7 +167,8 @@ def observed(
         total=data.runs(_BATCH),
         threads=threads,
         samples=samples,
-        settle=settle,
+        settle=judge is not None,
+        judge=judge,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,41 +10,57 @@ import numpy.typing as npt
 
 from studio.engine import execute
 from studio.engine.graph import Model
-from studio.engine.quantization.calibrate import Feed
 
 Array: TypeAlias = npt.NDArray[Any]
+Feed: TypeAlias = Mapping[str, Array]
 
 _HELD_BYTES = 16_000_000
 _SATURATING = {"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid", "Tanh"}
 
 
 class Judge:
-    """Measures how far a candidate's float outputs are from the reference's.
+    """Measures how far a candidate's float outputs are from those of the float model.
 
     Args:
-        reference: the float model.
-        feeds: what both run on; as many are held as fit into a fixed number of bytes.
         threads: of the runtime.
+        most: feeds that are compared on.
+        held: bytes that these and the answers may take.
+
+    Attributes:
+        feeds: that candidates are run on.
+        full: no more are taken in.
     """
 
-    def __init__(self, reference: Model, feeds: Iterable[Feed], threads: int = 0) -> None:
-        self._threads = threads
-        self._feeds: list[Feed] = []
-        self._wanted: list[list[Array]] = []
+    def __init__(self, threads: int = 0, most: int = 1_000_000, held: int = _HELD_BYTES) -> None:
+        self.feeds: list[Feed] = []
+        self.full = False
+        self._threads, self._most, self._left = threads, most, held
+        self._wanted: list[Sequence[Array]] = []
+
+    @classmethod
+    def of(cls, reference: Model, feeds: Iterable[Feed], threads: int = 0) -> Judge:
+        """A judge who has seen the float model run on these feeds."""
+        judge = cls(threads)
         sess = _session(reference, threads)
-        held = 0
         for feed in feeds:
-            outputs = [np.asarray(a) for a in execute.run(sess, feed)]
-            held += sum(a.nbytes for a in (*feed.values(), *outputs))
-            if self._feeds and held > _HELD_BYTES:
+            judge.learn(feed, [np.asarray(a) for a in execute.run(sess, feed)])
+            if judge.full:
                 break
-            self._feeds.append(feed)
-            self._wanted.append(outputs)
+        return judge
+
+    def learn(self, feed: Feed, answers: Sequence[Array]) -> None:
+        """Take in what the float model answers to a feed, those of `expose_scores` among it."""
+        self._left -= sum(a.nbytes for a in (*feed.values(), *answers))
+        self.full = self.full or (bool(self.feeds) and self._left < 0)
+        if not self.full:
+            self.feeds.append(feed)
+            self._wanted.append(answers)
+            self.full = len(self.feeds) >= self._most
 
     def noise(self, candidate: Model) -> float:
         """See `share_of_noise`; of an output behind a Softmax or Sigmoid, what they read counts as an output too."""
         sess = _session(candidate, self._threads)
-        return share_of_noise(self._wanted, [execute.run(sess, feed) for feed in self._feeds])
+        return share_of_noise(self._wanted, [execute.run(sess, feed) for feed in self.feeds])
 
 
 def _session(model: Model, threads: int) -> Any:

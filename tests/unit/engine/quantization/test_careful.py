@@ -59,7 +59,7 @@ def test_the_value_that_spoils_the_answer_is_found_and_left_in_float() -> None:
     work = dict.fromkeys(shop.layers, 1) | {"first": 10}
     kept = find_islands(shop, found, work)
     assert set(kept) == {"second", "y"}
-    judge = Judge(shop.model, [FEED], threads=1)
+    judge = Judge.of(shop.model, [FEED], threads=1)
     bounds = {name: finding.bounds for name, finding in found.items()}
     less = shop.without(kept)
     left = {key: weights[key] for key in less.layers}
@@ -110,7 +110,7 @@ def test_saturated_outputs_are_judged_by_what_they_saturate() -> None:
     rough = shop.build(
         Choice(rounded(shop, 3), {name: choose_range(o, "minmax") for name, o in seen.items()})
     )
-    assert Judge(shop.model, [feed], threads=1).noise(rough) > 1e-3
+    assert Judge.of(shop.model, [feed], threads=1).noise(rough) > 1e-3
     assert [v.name for v in rough.graph.outputs] == ["y"]
 
 

@@ -22,6 +22,7 @@ from studio.engine.layers import list_layers
 from studio.engine.quantization import grids
 from studio.engine.quantization import weights as integers
 from studio.engine.quantization.calibrate import Watch, choose_range, observe
+from studio.engine.quantization.search import Judge
 from studio.engine.quantization.static import Choice, Workshop, ranges_of
 
 Array = npt.NDArray[Any]
@@ -200,3 +201,15 @@ def test_the_walk_over_the_data_ends_when_ranges_have_settled() -> None:
     assert 16 <= len(read) < 200
     every = observe(model, [Watch("point", 4)], feeds(), threads=1)
     assert some["point"].high == pytest.approx(every["point"].high, rel=0.3)
+
+
+def test_the_walk_goes_on_until_the_judge_has_heard_what_the_model_answers() -> None:
+    model = Model(ir.from_proto(nets.cnn()))
+    feeds = [nets.feed("cnn", 1, seed % 2) for seed in range(60)]
+    judge = Judge(threads=1, most=40)
+    read = iter(feeds)
+    observe(model, [Watch("point", 4)], read, threads=1, settle=True, judge=judge)
+    assert judge.full
+    assert judge.feeds == feeds[:40]
+    assert len(list(read)) == 20
+    assert judge.noise(model) < 1e-9
