@@ -2,8 +2,8 @@
 
 A *site* is a value that is stored as 8-bit integers: QuantizeLinear behind its producer (and the activation fused to
 it), DequantizeLinear before its users. A node runs on integers when every float input and its output are sites; found
-by trying in onnxruntime 1.32: Conv, MatMul, Gemm, Add, Mul, Concat, AveragePool, GlobalAveragePool, LeakyRelu, and
-whatever only moves values. MaxPool could, but is slower than in float, conversions included. Scale-keeping nodes get
+by trying in onnxruntime 1.32: Conv, MatMul, Gemm, Add, Mul, Concat, AveragePool, GlobalAveragePool, LeakyRelu, Sigmoid
+(a table of 256 entries), and whatever only moves values. MaxPool could, but is slower than in float, conversions included. Scale-keeping nodes get
 the same grid on both sides, or they would not stay on integers.
 """
 
@@ -19,7 +19,7 @@ from studio.engine.quantization.simplify import array, sole_consumer
 
 LAYERS = {"Conv", "MatMul", "Gemm"}
 _BIASED = {"Conv", "Gemm"}
-_JOINS = {"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu"}
+_JOINS = {"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid"}
 MOVES = {
     "Reshape",
     "Transpose",
@@ -32,6 +32,10 @@ MOVES = {
     "DepthToSpace",
 }
 _ACTIVATIONS = {"Relu", "Clip"}
+# Below, x · sigmoid(x) is a third of a percent at most, less than half a step of any grid that reaches so far.
+_SILU_DEAD = -8.0
+# Where sigmoid(x) is within half a step of 0 or 1, the steps being 1/255.
+_GATE_SHUT = 6.24
 _DATA_INPUTS = {"Reshape": 1, "Squeeze": 1, "Unsqueeze": 1, "Slice": 1, "Split": 1, "Resize": 1}
 
 
@@ -166,26 +170,46 @@ def site_of(value: ir.Value) -> Site:
                 break
             factor, shift = factor * step[0], shift * step[0] + step[1]
             last = after.outputs[0]
-    bounds = (max(low * factor + shift, _dead_below(last)), high * factor + shift)
+    dead_below, dead_above = _dead(last)
+    bounds = (max(low * factor + shift, dead_below), min(high * factor + shift, dead_above))
     return Site(first, last, factor, shift, *bounds)
 
 
-def _dead_below(value: ir.Value) -> float:
-    """The number below which all values do the same: x · clip(x + c, 0, …), as in hardswish, is zero below −c."""
-    uses = list(value.uses())
-    if len(uses) != 2 or value.is_graph_output():
-        return -np.inf
-    for adding, gated in (uses, reversed(uses)):
-        step = _scalar_step(adding[0], value)
-        gate = sole_consumer(adding[0].outputs[0])
-        if step is None or step[0] != 1 or step[1] < 0 or gate is None or gate.op_type not in _ACTIVATIONS:
-            continue
-        limits = _limits(gate)
-        if limits is None or limits[0] != 0 or gated[0].op_type != "Mul":
-            continue
-        if set(gated[0].inputs) == {value, _through(gate.outputs[0])}:
-            return -step[1]
-    return -np.inf
+def _dead(value: ir.Value) -> tuple[float, float]:
+    """The numbers below and above which all values do the same, or next to the same.
+
+    x · clip(x + c, 0, …), as in hardswish, is zero below −c; x · sigmoid(x), or SiLU, is next to nothing below −8; a gate
+    sigmoid(x), in 8 bits, is 0 or 1 out there.
+    """
+    users = [user for user, _ in value.uses()]
+    nothing = (-np.inf, np.inf)
+    if value.is_graph_output() or not 1 <= len(users) <= 2:
+        return nothing
+    if len(users) == 1:
+        gate = users[0].op_type == "Sigmoid" and _only_multiplied(users[0].outputs[0])
+        return (-_GATE_SHUT, _GATE_SHUT) if gate else nothing
+    for first, second in (users, reversed(users)):
+        if second.op_type == "Mul" and (zero := _zero_of_gate(first, second, value)) is not None:
+            return zero, np.inf
+    return nothing
+
+
+def _only_multiplied(value: ir.Value) -> bool:
+    return not value.is_graph_output() and all(user.op_type == "Mul" for user, _ in value.uses())
+
+
+def _zero_of_gate(gate: ir.Node, product: ir.Node, value: ir.Value) -> float | None:
+    """Below which number x · gate(x) is zero; None where `product` is no such product."""
+    if gate.op_type == "Sigmoid":
+        return _SILU_DEAD if set(product.inputs) == {value, gate.outputs[0]} else None
+    step = _scalar_step(gate, value)
+    clip = sole_consumer(gate.outputs[0])
+    if step is None or step[0] != 1 or step[1] < 0 or clip is None or clip.op_type not in _ACTIVATIONS:
+        return None
+    limits = _limits(clip)
+    if limits is None or limits[0] != 0 or set(product.inputs) != {value, _through(clip.outputs[0])}:
+        return None
+    return -step[1]
 
 
 def _limits(node: ir.Node) -> tuple[float, float] | None:

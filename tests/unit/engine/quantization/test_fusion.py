@@ -94,6 +94,47 @@ def _gated(net: Net) -> Model:
     )
 
 
+def _silu(net: Net, x: str, name: str) -> str:
+    return net.add("Mul", [x, net.add("Sigmoid", [x], f"{name}_gate")], name)
+
+
+def _silu_net(reach: float) -> Model:
+    net = Net(7)
+    x = _silu(
+        net, net.add("Conv", ["x", net.weight("w", 8, 3, 3, 3), net.constant("b", _spread(reach))], "a"), "s"
+    )
+    p = net.add("GlobalAveragePool", [x], "pooled")
+    g = net.add("Conv", [p, net.weight("w2", 8, 8, 1, 1), net.constant("b2", _spread(reach)[::-1])], "g")
+    x = net.add("Mul", [x, net.add("Sigmoid", [g], "gate")], "gated")
+    net.add("Conv", [x, net.weight("w3", 4, 8, 3, 3), net.weight("b3", 4)], "y")
+    shape = (TensorProto.FLOAT, ["N", 3, 10, 10]), (TensorProto.FLOAT, ["N", 4, "H", "W"])
+    return Model(ir.from_proto(net.build({"x": shape[0]}, {"y": shape[1]})))
+
+
+def _spread(reach: float) -> Array:
+    return np.linspace(-reach, reach, 8).astype(np.float32)
+
+
+def test_silu_and_gates_run_on_integers(tmp_path: Path) -> None:
+    model = _silu_net(2.0)
+    feed = {"x": np.random.default_rng(0).normal(size=(4, 3, 10, 10)).astype(np.float32)}
+    result = quantized(model, feed)
+    found = kernels(result, tmp_path)
+    assert found["QLinearConv"] == 3
+    assert found["QLinearSigmoid"] == found["QLinearMul"] == 2
+    assert found["DequantizeLinear"] == found["QuantizeLinear"] == 1, "only at the model's ends"
+    assert sqnr(model, result, feed) > 25
+
+
+def test_grids_leave_out_what_silu_and_gates_make_nothing_of() -> None:
+    model = _silu_net(30.0)
+    shop = Workshop(model, list_layers(model, {"N": 2}).shapes, ["a", "g", "y"])
+    assert (shop.placed.sites["a"].low, shop.placed.sites["a"].high) == (-8.0, np.inf)
+    assert shop.placed.sites["g"].low == -shop.placed.sites["g"].high == -6.24
+    feed = {"x": np.random.default_rng(0).normal(size=(4, 3, 10, 10)).astype(np.float32)}
+    assert sqnr(model, quantized(model, feed), feed) > 30
+
+
 def test_gates_with_scales_and_shifts_cost_two_integer_operators(tmp_path: Path) -> None:
     model = _gated(Net(5))
     feed = {"x": np.random.default_rng(0).normal(size=(4, 3, 10, 10)).astype(np.float32)}
