@@ -184,14 +184,16 @@ class Trace:
             return None
         axis = self.same(a[left[1]], b[right[1]], node)
         masked = left if constant(node.inputs[left[0]]) is None else right
-        source = node.inputs[masked[0]]
-        producer = None if source is None else source.producer()
-        ranged = (
-            producer is not None and producer.op_type == "DynamicQuantizeLinear"
-        )  # masks in front of itself
-        if axis is not None and not ranged:
-            self.readings.append(Reading(node, masked[0], masked[1], axis))
+        self.read(node, *masked, axis)
         return axis
+
+    def read(self, node: ir.Node, position: int, axis: int, labels: Axis | None) -> None:
+        """Node sums over an axis of an input; one in integers of a range taken at every run is masked in front of that."""
+        source = node.inputs[position]
+        producer = None if source is None else source.producer()
+        ranged = producer is not None and producer.op_type == "DynamicQuantizeLinear"
+        if labels is not None and not ranged:
+            self.readings.append(Reading(node, position, axis, labels))
 
     def role(self, node: ir.Node, axis: str, labels: Axis | None) -> None:
         """Say what an axis is to a layer."""

@@ -50,8 +50,7 @@ def _convolution(t: Trace, node: ir.Node, weight: int, bias: int | None, *, tran
     if groups == 1:
         entering = t.same(x[1], w[0] if transposed else w[1], node)
         out = w[1] if transposed else w[0]
-        if entering is not None:
-            t.readings.append(Reading(node, 0, 1, entering))
+        t.read(node, 0, 1, entering)
         inner = entering
     else:
         entering, out, inner = _grouped(t, node, x, w, xd, wd, groups, transposed)
@@ -98,7 +97,7 @@ def _grouped(
     if group is not None:
         t.repair(Counted(node, "group", group))
     if per_in > 1 and xs[1] is not None:
-        t.readings.append(Reading(node, 0, 1, np.tile(xs[1], groups)))
+        t.read(node, 0, 1, np.tile(xs[1], groups))
     return x[1], leaving, inner
 
 

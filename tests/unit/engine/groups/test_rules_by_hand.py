@@ -180,6 +180,26 @@ def quantized() -> Net:
     return model(nodes, {"x": (FLOAT, [1, 3, 6, 6])}, [value], weights), {"x": floats(1, 3, 6, 6)}
 
 
+def integers() -> Net:
+    """Integer convolutions of ranges taken at every run, as onnxruntime writes them at an old operator set."""
+    nodes, weights, value = [], {"wz": np.int8(0)}, "x"
+    rng = np.random.default_rng(6)
+    for k, (out, inn) in enumerate(((8, 3), (12, 8), (4, 12))):
+        weights[f"w{k}"] = rng.integers(-127, 128, (out, inn, 3, 3)).astype(np.int8)
+        weights[f"s{k}"] = np.float32(0.002)
+        nodes += [
+            node("DynamicQuantizeLinear", [value], [f"q{k}", f"qs{k}", f"qz{k}"]),
+            node("ConvInteger", [f"q{k}", f"w{k}", f"qz{k}", "wz"], [f"i{k}"], pads=[1] * 4),
+            node("Cast", [f"i{k}"], [f"f{k}"], to=FLOAT),
+            node("Mul", [f"qs{k}", f"s{k}"], [f"m{k}"]),
+            node("Mul", [f"f{k}", f"m{k}"], [f"c{k}"]),
+            node("Tanh", [f"c{k}"], [f"t{k}"]),
+        ]
+        value = f"t{k}"
+    proto = model(nodes, {"x": (FLOAT, [1, 3, 6, 6])}, [value], weights, opset=12)
+    return proto, {"x": floats(1, 3, 6, 6)}
+
+
 def twins() -> Net:
     """Two pictures through the same weights, which exporters repeat by Identity nodes."""
     nodes = [node("Identity", ["w"], ["w_again"]), node("Identity", ["b"], ["b_again"])]
@@ -204,6 +224,7 @@ NETS = {
     "standard attention": lambda: attention(""),
     "fused layers": fused_layers,
     "quantized": quantized,
+    "integers": integers,
     "twins": twins,
 }
 
@@ -245,7 +266,8 @@ def test_a_hand_made_net_is_cut_exactly(name, ratio, tmp_path):
 
 WIDTHS = {
     "if": [6, 8], "loop": [8], "scan": [8], "einsum": [4, 8, 8], "fused attention": [4, 8, 8],
-    "standard attention": [4, 8, 8], "fused layers": [8, 12], "quantized": [8, 12], "twins": [8],
+    "standard attention": [4, 8, 8], "fused layers": [8, 12], "quantized": [8, 12],
+    "integers": [8, 12], "twins": [8],
 }  # fmt: skip
 
 
