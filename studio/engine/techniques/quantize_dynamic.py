@@ -165,9 +165,8 @@ def _write(listing: Listing, step: Step, names: list[str], context: Context, *, 
         smoothing.write(model, [t.key for t in smoothed], rows)
     moments = {} if blank else _moments(model, [_target(listing, n) for n in products], settings, context)
     rest = [t for t in targets if t.name not in products]
-    writer = weight_only.Writer(
-        model, _BLOCKS, rest, None if blank else {}, weight_only.layer_constants(listing)
-    )
+    kept = weight_only.layer_constants(listing) | _weights(model, targets)
+    writer = weight_only.Writer(model, _BLOCKS, rest, None if blank else {}, kept)
     nodes = {(path, node_key(n)): n for path, graph in graphs(writer.model) for n in graph}
     progress = context.progress.part(0.5, 1.0)
     # Products first: a table that is shared with one is unpacked for all who still read it.
@@ -183,6 +182,19 @@ def _write(listing: Listing, step: Step, names: list[str], context: Context, *, 
             quality = _write_integer(writer.model, node, settings, known, blank=blank, by_row=by_row)
         context.treated(writer.model, target.name, f"{target.name}: int8{quality}")
     return writer.finish()
+
+
+def _weights(model: Model, targets: list[weight_only.Target]) -> set[str]:
+    """Names of the layers' weights as they are now: those that took on outliers are new."""
+    wanted = {(t.path, t.key) for t in targets}
+    return {
+        value.name or ""
+        for path, graph in graphs(model)
+        for node in graph
+        if (path, node_key(node)) in wanted
+        for value in node.inputs
+        if constant(value) is not None and value is not None
+    }
 
 
 def _target(listing: Listing, name: str) -> weight_only.Target:
