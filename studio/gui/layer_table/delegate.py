@@ -16,7 +16,7 @@ from studio.records.steps import Settings, Slot
 
 ROW_HEIGHT = 26
 CARET_WIDTH = 24  # at the right of a treatment, where a click opens the menu
-_PADDING = 8
+PADDING = 6  # left and right of what a cell shows; the style sheet gives headers the same
 _CHIP_HEIGHT, _CHIP_PADDING, _CHIP_GAP = 17, 6, 4
 _BAR_HEIGHT = 8
 _DIM_COLUMNS = {"op", "dtype", "kernel", "output"}
@@ -51,7 +51,7 @@ class LayerDelegate(QStyledItemDelegate):
 
     def sizeHint(self, _option: QStyleOptionViewItem, index: QModelIndex | QPersistentModelIndex) -> QSize:
         """Rows are equally high; a column's width is the table's business."""
-        return QSize(self._metrics.horizontalAdvance(str(index.data() or "")) + 2 * _PADDING, ROW_HEIGHT)
+        return QSize(self._metrics.horizontalAdvance(str(index.data() or "")) + 2 * PADDING, ROW_HEIGHT)
 
     def paint(
         self, painter: QPainter, option: QStyleOptionViewItem, index: QModelIndex | QPersistentModelIndex
@@ -104,7 +104,7 @@ class LayerDelegate(QStyledItemDelegate):
         right: bool = False,
         cut: Qt.TextElideMode = Qt.TextElideMode.ElideRight,
     ) -> None:
-        rect = cell.adjusted(_PADDING, 0, -_PADDING, 0)
+        rect = cell.adjusted(PADDING, 0, -PADDING, 0)
         if self._metrics.horizontalAdvance(text) > rect.width():
             text = self._metrics.elidedText(text, cut, rect.width())
         painter.setFont(self._text_font)
@@ -117,9 +117,9 @@ class LayerDelegate(QStyledItemDelegate):
         if not model.known.scanned or (score is not None and score.refused):
             self._paint_text(painter, rect, "refused" if score else "–", ground.dim)
             return
-        width = min(rect.width() - 2 * _PADDING, 180)
+        width = min(rect.width() - 2 * PADDING, 180)
         top = rect.center().y() - _BAR_HEIGHT / 2 + 0.5
-        track = QRectF(rect.left() + _PADDING, top, max(8, width), _BAR_HEIGHT)
+        track = QRectF(rect.left() + PADDING, top, max(8, width), _BAR_HEIGHT)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing, True)
         painter.setPen(Qt.PenStyle.NoPen)
         painter.setBrush(self._theme.color("track"))
@@ -135,11 +135,11 @@ class LayerDelegate(QStyledItemDelegate):
         self, painter: QPainter, rect: QRect, model: LayerModel, row: int, ground: Ground, *, caret: bool
     ) -> None:
         layer, known = model.layer(row), model.known
-        room = rect.adjusted(0, 0, -CARET_WIDTH + _PADDING, 0) if caret else rect
+        room = rect.adjusted(0, 0, -CARET_WIDTH + PADDING, 0) if caret else rect
         staged = chips(layer, known)
         if not staged:
             self._paint_text(painter, room, kept(layer), ground.dim)
-        inner = room.adjusted(_PADDING, 0, -_PADDING, 0)
+        inner = room.adjusted(PADDING, 0, -PADDING, 0)
         left, brief = inner.left(), not self._fit([settings for settings, _ in staged], inner.width())
         for settings, refused in staged:
             words = settings.brief if brief else settings.chip

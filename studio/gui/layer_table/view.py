@@ -10,13 +10,13 @@ from PySide6.QtGui import QFontMetrics, QKeyEvent, QKeySequence, QMouseEvent, QR
 from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
 
 from studio.gui.figures import COLUMNS
-from studio.gui.layer_table.delegate import CARET_WIDTH, ROW_HEIGHT, LayerDelegate
+from studio.gui.layer_table.delegate import CARET_WIDTH, PADDING, ROW_HEIGHT, LayerDelegate
 from studio.gui.layer_table.model import LayerModel
 from studio.gui.theme import SMALL_PX, Theme
 
 _LEAST, _MOST = 44, 340  # pixels of a column
-_NAME = 106  # a name or a bar is not cut below this
-_PADDING, _SORT_SIGN = 8, 1
+_NAME = 114  # a name or a bar is not cut below this
+_SORT_SIGN = 1
 _SAMPLE = 150  # rows looked at for the width of a column
 _BY_CONTENT = {"layer", "op", "weight", "kernel", "output", "precision"}
 _GROWING = {"layer": 3, "treatment": 3, "sensitivity": 2}  # shares of the room left over
@@ -185,13 +185,13 @@ class LayerView(QTableView):
         if section not in self._wanted:
             column = COLUMNS[section]
             title = str(self._layers.headerData(section, Qt.Orientation.Horizontal))
-            wanted = self._header_metrics.horizontalAdvance(title) + 2 * _PADDING + _SORT_SIGN
+            wanted = self._header_metrics.horizontalAdvance(title) + 2 * PADDING + _SORT_SIGN
             if column.id in _BY_CONTENT or column.numeric:
                 rows = range(0, self._layers.rowCount(), max(1, self._layers.rowCount() // _SAMPLE))
                 metrics = self.fontMetrics()
                 words = (self._layers.text(row, column) for row in rows)
                 wanted = max(
-                    wanted, max((metrics.horizontalAdvance(w) for w in words), default=0) + 2 * _PADDING
+                    wanted, max((metrics.horizontalAdvance(w) for w in words), default=0) + 2 * PADDING
                 )
             barred = column.id == "sensitivity" and bool(self._layers.known.scanned)
             if barred or not (column.numeric or column.id in _BY_CONTENT):
