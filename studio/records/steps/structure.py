@@ -170,23 +170,25 @@ class PruneChannels(Settings, frozen=True, kw_only=True, tag="prune_channels"):
     ] = 1
 
     @property
-    def chip(self) -> str:
-        """See `Settings.chip`."""
-        for share, words in (
+    def budget(self) -> tuple[float, str] | None:
+        """Share kept, and of what; None where every group is cut by the ratio."""
+        budgets = (
             (self.macs, "MACs"),
             (self.params, "parameters"),
             (self.bytes, "bytes"),
             (self.latency, "latency"),
-        ):
-            if share is not None:
-                return f"−{1 - share:.0%} {words}".replace("%", " %")
-        return f"{self.brief} channels"
+        )
+        return next(((share, words) for share, words in budgets if share is not None), None)
+
+    @property
+    def chip(self) -> str:
+        """See `Settings.chip`."""
+        return f"{self.brief} {self.budget[1] if self.budget else 'channels'}"
 
     @property
     def brief(self) -> str:
         """See `Settings.brief`."""
-        left = next((share for share in (self.macs, self.params, self.bytes) if share is not None), None)
-        return f"−{self.ratio if left is None else 1 - left:.0%}".replace("%", " %")
+        return f"−{1 - self.budget[0] if self.budget else self.ratio:.0%}".replace("%", " %")
 
 
 class Factorize(Settings, frozen=True, kw_only=True, tag="factorize"):

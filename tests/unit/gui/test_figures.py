@@ -139,3 +139,4 @@ def test_what_is_better_left_alone_has_no_chip() -> None:
 def test_a_chip_is_shorter_where_room_is_scarce() -> None:
     assert (PruneChannels(ratio=0.3).chip, PruneChannels(ratio=0.3).brief) == ("−30 % channels", "−30 %")
     assert (PruneChannels(macs=0.7).chip, PruneChannels(macs=0.7).brief) == ("−30 % MACs", "−30 %")
+    assert (PruneChannels(latency=0.8).chip, PruneChannels(latency=0.8).brief) == ("−20 % latency", "−20 %")
