@@ -7,6 +7,7 @@ values that 8 bits would spoil it with stay in float; ways to choose ranges and 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -74,7 +75,10 @@ def careful(
     if settings.calibrator == "answer" or search.noise(bounds) > _GOOD:
         findings = survey(shop, weights, seen, few, progress.part(0.3, 0.8), threads)
         bounds = {name: finding.bounds for name, finding in findings.items()}
-        kept = find_islands(shop, findings, work) if work is not None else {}
+        if work is not None:
+            kept = find_islands(shop, findings, work, partial(search.noise_of, ranges=bounds))
+    if len(kept) == len(shop.layers):
+        return Outcome(shop, Choice(weights, bounds), search.noise(bounds), kept)
     if kept:
         shop = shop.without(kept)
         search = _Search(shop, {key: weights[key] for key in shop.layers}, seen, judged, threads)
@@ -135,8 +139,12 @@ class _Search:
 
     def noise(self, ranges: Ranges, biases: Mapping[str, Array] | None = None) -> float:
         """Of the finished model's answers."""
-        biases = self._plain if biases is None else biases
-        return self._judge.noise(self._shop.build(Choice(self._weights, ranges, biases)))
+        return self.noise_of(self._shop, ranges, self._plain if biases is None else biases)
+
+    def noise_of(self, less: Workshop, ranges: Ranges, biases: Mapping[str, Array] | None = None) -> float:
+        """Of the answers of a model with fewer layers on integers; with its own biases where none are given."""
+        weights = {key: self._weights[key] for key in less.layers}
+        return self._judge.noise(less.build(Choice(weights, ranges, biases or {})))
 
     def _least(
         self, ranges: Ranges, ways: Sequence[Mapping[str, Array]], least: float, biases: Mapping[str, Array]

@@ -1,12 +1,13 @@
 """Which layers are better left in float: those around the few values that 8 bits would spoil the answer with.
 
 Noises of sites nearly add up. The noisiest goes first: the layers that make it and read it are left in float, so that it
-is no site any more; until what is left is little, or too much of the work would be done in float.
+is no site any more; until what is left is little, or too much of the work would be done in float. What is left is
+measured: behind a logarithm, say, noises make more than their sum, and more layers have to go.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -17,14 +18,19 @@ from studio.engine.quantization.survey import Finding
 
 # Noise (share of the outputs' power) that makes one look for islands, and that one is content with.
 _TOO_MUCH, _LITTLE = 10**-2.1, 10**-2.5
-# Share of the multiplications that may be left in float.
-_WORK = 0.25
+# Share of the multiplications that may be left in float; any, where the answer would be worthless.
+_WORK, _WORTHLESS = 0.25, 10**-1.0
 # Sites that make less than this share of the noise are not worth an island.
 _WORTH = 0.01
+# How often what is left is measured.
+_ROUNDS = 4
 
 
 def find_islands(
-    shop: Workshop, findings: Mapping[str, Finding], work: Mapping[str, int]
+    shop: Workshop,
+    findings: Mapping[str, Finding],
+    work: Mapping[str, int],
+    noise: Callable[[Workshop], float],
 ) -> dict[str, float]:
     """Layers to leave in float, with the SQNR in dB that their noisiest value would leave by itself; none, mostly.
 
@@ -32,18 +38,37 @@ def find_islands(
         shop: with all layers on integers.
         findings: by site.
         work: multiplications by layer.
+        noise: measured in the answers of a model with these layers on integers.
     """
+    kept: dict[str, float] = {}
+    rest = shop
+    for _ in range(_ROUNDS):
+        measured, expected = noise(rest), _left(rest, findings)
+        if not expected or measured < (_LITTLE if kept else _TOO_MUCH):
+            break
+        share = 1.0 if measured > _WORTHLESS else _WORK
+        more = _noisiest(shop, findings, work, min(_LITTLE, _LITTLE * expected / measured), share)
+        if len(more) <= len(kept):
+            break
+        kept, rest = more, shop.without(more)
+        if not rest.layers:
+            break
+    return kept
+
+
+def _noisiest(
+    shop: Workshop, findings: Mapping[str, Finding], work: Mapping[str, int], little: float, share: float
+) -> dict[str, float]:
+    """The layers around the noisiest sites, until the others are expected to make little noise."""
     total = max(1, sum(work[key] for key in shop.layers))
     kept: dict[str, float] = {}
     left = _left(shop, findings)
-    if left < _TOO_MUCH:
-        return {}
     for name in sorted(findings, key=lambda name: -findings[name].noise):
         noise = findings[name].noise
-        if left < _LITTLE or noise < _WORTH * left:
+        if left < little or noise < _WORTH * left:
             break
         around = {key for key in _around(shop, name) if key not in kept}
-        if not around or sum(work[key] for key in {*kept, *around}) > _WORK * total:
+        if not around or sum(work[key] for key in {*kept, *around}) > share * total:
             continue
         rest = _left(shop.without({*kept, *around}), findings)
         if rest < left:

@@ -56,23 +56,26 @@ def test_the_value_that_spoils_the_answer_is_found_and_left_in_float() -> None:
     weights = rounded(shop, 8)
     found = survey(shop, weights, seen, [FEED], Progress(), threads=1)
     assert max(found, key=lambda name: found[name].noise) == "second"
-    work = dict.fromkeys(shop.layers, 1) | {"first": 10}
-    kept = find_islands(shop, found, work)
-    assert set(kept) == {"second", "y"}
     judge = Judge.of(shop.model, [FEED], threads=1)
     bounds = {name: finding.bounds for name, finding in found.items()}
-    less = shop.without(kept)
-    left = {key: weights[key] for key in less.layers}
-    noise = judge.noise(less.build(Choice(left, bounds)))
-    assert noise < 0.01 * judge.noise(shop.build(Choice(weights, bounds)))
-    assert find_islands(shop, found, dict.fromkeys(work, 1)) == {}, "too much of the work"
+
+    def noise(less: Workshop) -> float:
+        return judge.noise(less.build(Choice({key: weights[key] for key in less.layers}, bounds)))
+
+    work = dict.fromkeys(shop.layers, 1) | {"first": 10}
+    kept = find_islands(shop, found, work, noise)
+    assert set(kept) == {"second", "y"}
+    assert noise(shop.without(kept)) < 0.01 * noise(shop)
+    equal = dict.fromkeys(work, 1)
+    assert find_islands(shop, found, equal, lambda _: 0.05) == {}, "too much of the work"
+    assert find_islands(shop, found, equal, lambda _: 0.5).keys() == set(equal), "it helps nothing: all of it"
 
 
 def test_nothing_is_left_in_float_where_all_is_well() -> None:
     shop = spoiled(1.0)
     seen = observe(shop.model, shop.watches(), [FEED], threads=1)
     found = survey(shop, rounded(shop, 8), seen, [FEED], Progress(), threads=1)
-    assert find_islands(shop, found, dict.fromkeys(shop.layers, 1)) == {}
+    assert find_islands(shop, found, dict.fromkeys(shop.layers, 1), lambda _: 1e-4) == {}
 
 
 def test_one_value_by_itself_makes_the_noise_that_its_grid_makes() -> None:
@@ -115,7 +118,7 @@ def test_saturated_outputs_are_judged_by_what_they_saturate() -> None:
 
 
 def test_the_quick_way_says_when_little_of_the_answer_is_left(tmp_path: Path) -> None:
-    model = spoiled(3000.0).model
+    model = spoiled(50.0).model
     listing = list_layers(model, {"N": 4})
     np.savez(tmp_path / "data.npz", **FEED)
     data = open_data(DataSpec(path=str(tmp_path / "data.npz")), listing.inputs, dict(listing.input_sizes))
@@ -126,6 +129,19 @@ def test_the_quick_way_says_when_little_of_the_answer_is_left(tmp_path: Path) ->
     find(step.settings).apply(listing, plan, context)
     assert len(told) == 1
     assert "The preset Careful" in told[0]
+
+
+def test_whatever_work_they_do_layers_stay_in_float_that_would_make_the_answer_worthless(
+    tmp_path: Path,
+) -> None:
+    model = spoiled(3000.0).model
+    listing = list_layers(model, {"N": 4})
+    np.savez(tmp_path / "data.npz", **FEED)
+    data = open_data(DataSpec(path=str(tmp_path / "data.npz")), listing.inputs, dict(listing.input_sizes))
+    step = Step(settings=QuantizeStatic())
+    plan = plan_step(listing, step, Context(calibration=data, threads=1))
+    assert [action.layer for action in plan.actions] == ["first_node"]
+    assert [refusal.better for refusal in plan.refusals] == [True, True]
 
 
 def test_a_preview_does_not_search_and_says_so(tmp_path: Path) -> None:
