@@ -2,6 +2,8 @@
 
 import { Host, element, keyOf, view } from './parts.js';
 
+const LEGIBLE = 0.72; // the smallest zoom at which names of nodes can be read
+
 class Studio {
 
     constructor() {
@@ -250,13 +252,13 @@ class Studio {
             return;
         }
         const whole = target.fitting();
-        if (whole >= 0.55) {
+        if (whole >= LEGIBLE) {
             this.fit();
             return;
         }
         const horizontal = this.options.direction !== 'vertical';
         const across = horizontal ? container.clientHeight / target._height : container.clientWidth / target._width;
-        target.zoom = Math.max(0.55, Math.min(1, across));
+        target.zoom = Math.max(LEGIBLE, Math.min(1, across));
         const first = document.querySelector('#canvas .graph-input') || document.querySelector('#canvas .graph-node');
         delete target._scrollLeft;
         delete target._scrollTop;
