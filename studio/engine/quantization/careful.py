@@ -139,12 +139,12 @@ class _Search:
 
     def noise(self, ranges: Ranges, biases: Mapping[str, Array] | None = None) -> float:
         """Of the finished model's answers."""
-        return self.noise_of(self._shop, ranges, self._plain if biases is None else biases)
+        return self.noise_of(self._shop, ranges, biases)
 
     def noise_of(self, less: Workshop, ranges: Ranges, biases: Mapping[str, Array] | None = None) -> float:
-        """Of the answers of a model with fewer layers on integers; with its own biases where none are given."""
-        weights = {key: self._weights[key] for key in less.layers}
-        return self._judge.noise(less.build(Choice(weights, ranges, biases or {})))
+        """Of the answers of a model with fewer layers on integers."""
+        choice = Choice(self._weights, ranges, self._plain if biases is None else biases)
+        return self._judge.noise(less.build(choice.of(less.layers)))
 
     def _least(
         self, ranges: Ranges, ways: Sequence[Mapping[str, Array]], least: float, biases: Mapping[str, Array]

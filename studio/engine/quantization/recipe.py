@@ -102,7 +102,8 @@ def fast(
     if work is not None:
         few = first_samples(data, _SURVEYED)
         findings = survey(shop, weights, seen, few, progress.part(0.4, 0.8), threads, thorough=False)
-        kept = find_islands(shop, findings, work, lambda s: judge.noise(s.build(_of(s, weights, ranges))))
+        numbers = found.choice
+        kept = find_islands(shop, findings, work, lambda s: judge.noise(s.build(numbers.of(s.layers))))
         if len(kept) == len(shop.layers):
             return replace(found, kept=kept)
     less = shop.without(kept) if kept else shop
@@ -113,13 +114,6 @@ def fast(
         if other.noise < found.noise:
             found = replace(other, kept=kept)
     return found
-
-
-def _of(
-    shop: Workshop, weights: Mapping[str, LayerWeights], ranges: Mapping[str, tuple[float, float]]
-) -> Choice:
-    """The numbers of those layers that a workshop has."""
-    return Choice({key: weights[key] for key in shop.layers}, ranges)
 
 
 def calibrator_of(settings: QuantizeStatic) -> Calibrator:

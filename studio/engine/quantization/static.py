@@ -6,7 +6,7 @@ placement, the ranges observed, and `build`, which writes a quantized copy for a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -39,6 +39,11 @@ class Choice:
     weights: Mapping[str, LayerWeights]
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     biases: Mapping[str, Array] = field(default_factory=dict)
+
+    def of(self, keys: Collection[str]) -> Choice:
+        """The same for fewer layers."""
+        biases = {key: bias for key, bias in self.biases.items() if key in keys}
+        return Choice({key: self.weights[key] for key in keys}, self.ranges, biases)
 
 
 @dataclass(frozen=True)
