@@ -49,7 +49,8 @@ def change(before: float, after: float) -> str:
     if not before:
         return ""
     value = (after / before - 1) * 100
-    return f"{'−' if value < 0 else '+'}{abs(value):.0f} %"
+    whole = f"{abs(value):.0f} %"
+    return whole if whole == "0 %" else f"{'−' if value < 0 else '+'}{whole}"
 
 
 def parse_count(text: str) -> float:

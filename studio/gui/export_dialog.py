@@ -24,6 +24,7 @@ from studio.app.project import Version
 from studio.app.session import Session
 from studio.app.view import View
 from studio.base.errors import StudioError
+from studio.base.resources import resource
 from studio.gui.theme import Theme
 from studio.gui.widgets import button, caps, label, set_role, watch
 
@@ -100,6 +101,8 @@ class ExportDialog(QDialog):
         project = self._session.view.project
         original = project.original if project else None
         folder = Path(original.file).parent if original else Path.home()
+        if folder == resource("sample"):
+            folder = Path.home()  # the studio's own files are not where a result belongs
         name = project.name if project else "model"
         suffix = "".join(c if c.isalnum() else "-" for c in self._version.name.lower()).strip("-")
         while "--" in suffix:

@@ -10,6 +10,7 @@ from PySide6.QtWidgets import QWidget
 from pytestqt.qtbot import QtBot
 
 from studio.app.recipe import from_yaml
+from studio.base.resources import resource
 from studio.gui.export_dialog import ExportDialog
 from studio.gui.main_window import MainWindow
 from studio.gui.model_dialogs import SizesDialog
@@ -125,6 +126,18 @@ def test_an_export_that_cannot_be_written_is_one_sentence(
     qtbot.waitUntil(lambda: dialog.words.property("role") == "bad", timeout=20_000)
     assert "does not exist" in dialog.words.text()
     assert dialog._write.isEnabled()
+
+
+def test_an_export_of_the_sample_is_not_offered_among_the_studio_s_own_files(
+    opened: MainWindow, theme: Theme
+) -> None:
+    version = opened.session.view.project.current
+    beside = ExportDialog(opened.session, version, theme, opened)
+    assert Path(beside.path.text()).parent == Path(version.file).parent
+    sample = msgspec.structs.replace(version, file=str(resource("sample") / "any.onnx"))
+    project = msgspec.structs.replace(opened.session.view.project, versions=(sample,))
+    opened.session._desk.board.change(project=project)
+    assert Path(ExportDialog(opened.session, sample, theme, opened).path.text()).parent == Path.home()
 
 
 def test_sizes_of_dynamic_dimensions_are_decided(opened: MainWindow) -> None:
