@@ -15,7 +15,7 @@ from studio.engine.execute import stream
 from studio.engine.graph import constant
 from studio.engine.layers import LayerNode, Listing, count_numbers, float_weights
 from studio.engine.pruning import zeros
-from studio.engine.quantization import blocks, grids
+from studio.engine.quantization import grids, weight_only
 from studio.records import steps
 from studio.records.task import ChannelRange, Histogram, LayerDetail, RankSpectrum
 
@@ -185,7 +185,8 @@ def _in_blocks(
     first = layer.in_axis if layer.record.op == "Gather" and layer.in_axis is not None else layer.out_axis
     ordered = np.moveaxis(weights, first, 0)
     rows = ordered.reshape(ordered.shape[0], -1)
-    fitted = blocks.fit(rows, settings.block, settings.bits, symmetric=settings.symmetric)
+    kind = weight_only.form(layer.node, settings)
+    fitted = weight_only.fit(rows, settings.block, kind, settings, None, symmetric=settings.symmetric)
     widest = int(np.argmax(np.abs(fitted.scale)))
     grid = _steps(fitted.scale.flat[widest], fitted.zero.flat[widest], 0, 2**settings.bits - 1)
     return np.moveaxis(fitted.real().reshape(ordered.shape), 0, first), grid

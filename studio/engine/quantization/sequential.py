@@ -24,7 +24,7 @@ from studio.base.progress import Progress
 from studio.engine import edit
 from studio.engine.execute.stepper import Stepper
 from studio.engine.graph import Model, constant, copy, holder, node_key
-from studio.engine.quantization import blocks, storage, weight_only
+from studio.engine.quantization import storage, weight_only
 from studio.engine.quantization.blocks import Blocks
 from studio.engine.quantization.moments import rows_of
 from studio.records.steps import QuantizeWeights
@@ -114,7 +114,7 @@ class InOrder:
             known = None
             if halves is not None:
                 w, known = corrected(w, halves), halves[0].plus(halves[1]).h
-            fitted = blocks.fit(w, size, settings.bits, symmetric=symmetric, moments=known)
+            fitted = weight_only.fit(w, size, kind, settings, known, symmetric=symmetric)
             real = fitted.real()
             plain = real.T if matrix is not None and matrix[2] else real
             edit.set_constant(twin.inputs[position], ir.tensor(np.ascontiguousarray(plain).reshape(shape)))  # type: ignore[arg-type]

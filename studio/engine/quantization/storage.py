@@ -60,7 +60,8 @@ def write_matmul(model: Model, node: ir.Node, weights: Blocks) -> None:
         edit.add_constant(model, graph, f"{base}_scales", weights.scale.astype(np.float32)),
     ]
     if not weights.symmetric:
-        zero = grids.pack(weights.zero, weights.bits)
+        floats = weights.zero.dtype.kind == "f"
+        zero = weights.zero.astype(np.float32) if floats else grids.pack(weights.zero, weights.bits)
         inputs.append(edit.add_constant(model, graph, f"{base}_zeros", zero))
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is not None:
@@ -185,7 +186,9 @@ def write_unpacked(
     wide = [n, *([1] * (len(shape) - 1))] if whole else [n, count, 1]
     scale = weights.scale.reshape(_scale_shape(shape, n) if whole else wide)
     codes = _codes_at_load(weights, shape if whole else None, store, add)
-    if not weights.symmetric:
+    if weights.zero.dtype.kind == "f":
+        codes = add("Sub", [codes, store("zeros", weights.zero.astype(np.float32).reshape(scale.shape))])
+    elif not weights.symmetric:
         zeros = store("zeros", weights.zero.astype(np.uint8).reshape(scale.shape))
         codes = add("Sub", [codes, add("Cast", [zeros], to=int(ir.DataType.FLOAT))])
     result = add("Mul", [codes, store("scales", scale.astype(np.float32))])

@@ -84,16 +84,18 @@ def form(node: ir.Node, settings: QuantizeWeights) -> Form:
 
 def describe(node: ir.Node, settings: QuantizeWeights) -> str:
     """What is done to a layer, in words."""
-    match form(node, settings):
+    kind = form(node, settings)
+    match kind:
         case "matmul":
-            return f"{settings.bits}-bit weights in blocks of {settings.block} (MatMulNBits)"
+            between = ", float zero points" if float_zeros(kind, settings) else ""
+            return f"{settings.bits}-bit weights in blocks of {settings.block}{between} (MatMulNBits)"
         case "gather":
             return f"{settings.bits}-bit rows in blocks of {settings.block} (GatherBlockQuantized)"
         case "dequantized":
             return f"{settings.bits}-bit weights in blocks of {settings.block} (Q/DQ)"
         case _:
-            kind = "one scale a channel" if settings.bits == 8 else f"blocks of up to {settings.block}"
-            return f"{settings.bits}-bit weights, {kind}, unpacked when the model is loaded"
+            runs = "one scale a channel" if settings.bits == 8 else f"blocks of up to {settings.block}"
+            return f"{settings.bits}-bit weights, {runs}, unpacked when the model is loaded"
 
 
 class Writer:
@@ -205,7 +207,10 @@ class Writer:
         settings = self._settings
         n, k, size, symmetric = layout(node, shape, kind, matrix, settings)
         if self._moments is None:
-            return blocks.blank(n, k, size, settings.bits, symmetric=symmetric), np.zeros(0)
+            between = float_zeros(kind, settings)
+            return blocks.blank(
+                n, k, size, settings.bits, symmetric=symmetric, float_zeros=between
+            ), np.zeros(0)
         key = id(value), size  # a table that a product shares may have another layout there
         ready = self._ready.get(value.name or "")
         if key not in self._done and ready is not None and ready.q.shape == (n, -(-k // size), size):
@@ -215,7 +220,7 @@ class Writer:
             assert tensor is not None
             wide = as_matrix(tensor.numpy(), shape, node, matrix)
             known = self._moments.get(node_key(node)) if node.op_type in {"Conv", "MatMul", "Gemm"} else None
-            self._done[key] = blocks.fit(wide, size, settings.bits, symmetric=symmetric, moments=known)
+            self._done[key] = fit(wide, size, kind, settings, known, symmetric=symmetric)
         fitted = self._done[key]
         return fitted, fitted.real()
 
@@ -223,6 +228,33 @@ class Writer:
         """The model, without what nobody uses any more."""
         edit.remove_dead(self.model)
         return self.model
+
+
+def float_zeros(kind: Form, settings: QuantizeWeights) -> bool:
+    """Whether zero points are floats in a form: tables and standard ONNX take integers only, and 8 bits need no better."""
+    asked = settings.zeros == "float" and not settings.symmetric and settings.bits < 8
+    return asked and kind in {"matmul", "unpacked"}
+
+
+def fit(
+    w: Array,
+    size: int,
+    kind: Form,
+    settings: QuantizeWeights,
+    moments: Array | None,
+    *,
+    symmetric: bool,
+) -> Blocks:
+    """Codes and grids as the settings want them; see `blocks.fit`."""
+    return blocks.fit(
+        w,
+        size,
+        settings.bits,
+        symmetric=symmetric,
+        moments=moments,
+        solver=settings.solver,
+        float_zeros=float_zeros(kind, settings),
+    )
 
 
 def layout(

@@ -53,10 +53,11 @@ class WeightOnly:
         refusals: list[Refusal] = []
         words: dict[str, str] = {}
         for name in step.layers:
-            reason = _why_not(listing.nodes[name])
-            hint = "" if reason else _no_such_form(listing.nodes[name], settings)
-            if reason or hint:
-                refusals.append(Refusal(layer=name, reason=reason or hint, hint=_AUTO if hint else ""))
+            reason, hint = _why_not(listing.nodes[name]), ""
+            if not reason:
+                reason, hint = _no_such_grid(settings) or _no_such_form(listing.nodes[name], settings)
+            if reason:
+                refusals.append(Refusal(layer=name, reason=reason, hint=hint))
             else:
                 words[name] = weight_only.describe(listing.nodes[name].node, settings)
         if not words:
@@ -81,15 +82,28 @@ class WeightOnly:
         return _write(listing, settings, names, moments, context)
 
 
-def _no_such_form(layer: LayerNode, settings: QuantizeWeights) -> str:
-    """Why the asked form does not exist for a matrix product with so many bits; '' where it does or is not needed."""
+def _no_such_grid(settings: QuantizeWeights) -> tuple[str, str] | None:
+    """Why the asked grids do not exist, and what to do; None where they do."""
+    if settings.symmetric and settings.zeros == "float":
+        return "a symmetric grid has no zero points that could be floats", "Switch Symmetric off."
+    if settings.symmetric and settings.solver == "hqq":
+        return "HQQ looks for zero points, and a symmetric grid has none", "Switch Symmetric off."
+    if settings.zeros == "float" and settings.bits == 8:
+        return "onnxruntime takes float zero points of up to 4 bits only", "With 8 bits integers do as well."
+    return None
+
+
+def _no_such_form(layer: LayerNode, settings: QuantizeWeights) -> tuple[str, str]:
+    """Why the asked form does not exist for a matrix product with so many bits, and what to do; empty where it does."""
     if storage.matrix_view(layer.node, 1) is None:
-        return ""
+        return "", ""
     if settings.form == "qdq" and settings.bits < 4:
-        return f"onnxruntime runs no DequantizeLinear in blocks on {settings.bits} bits"
+        return f"onnxruntime runs no DequantizeLinear in blocks on {settings.bits} bits", _AUTO
+    if settings.form == "qdq" and settings.zeros == "float":
+        return "the zero points of a DequantizeLinear are integers", _AUTO
     if settings.form == "matmulnbits" and settings.bits == 3:
-        return "onnxruntime has no MatMulNBits for 3 bits"
-    return ""
+        return "onnxruntime has no MatMulNBits for 3 bits", _AUTO
+    return "", ""
 
 
 def _why_not(layer: LayerNode) -> str:
@@ -113,6 +127,10 @@ def _notes(listing: Listing, settings: QuantizeWeights, drafted: Model, context:
             "Products on packed weights are faster than float ones in some models and slower in others, so the result is "
             "timed against the original; the unpacked form is always as fast as float."
         )
+        if settings.zeros == "float":
+            notes.append(
+                "With float zero points onnxruntime unpacks the weights in every run: about half the speed."
+            )
     if drafted.opset > listing.model.opset:
         notes.append(
             f"The opset is raised from {listing.model.opset} to {drafted.opset}: integer types need it."

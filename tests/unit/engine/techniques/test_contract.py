@@ -30,6 +30,7 @@ EXAMPLES: tuple[steps.AnySettings, ...] = (
     steps.Fp16(keep_io=False),
     steps.QuantizeWeights(bits=8),
     steps.QuantizeWeights(bits=4, form="qdq"),
+    steps.QuantizeWeights(bits=4, symmetric=False, zeros="float", solver="hqq"),
     steps.QuantizeDynamic(),
     steps.QuantizeStatic(),
     steps.ShareWeights(),
