@@ -10,7 +10,7 @@ Moments are gathered in two halves; λ is what serves the half that was not fitt
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -162,49 +162,73 @@ def _divider(g: Array, ridge: Array) -> Callable[[Array], Array]:
     return lambda wanted: np.array([cho_solve(factor, wanted[0], check_finite=False)])
 
 
-Rows: TypeAlias = tuple[Array, Array]  # x (1, n, k), y (1, n, r)
 Bounds: TypeAlias = tuple[float, float]  # of the activation behind: values outside are all the same to it
 
 _ROUNDS = 5
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a problem: x (groups, n, k), y (groups, n, r), and what is added to y in front of the activation."""
+
+    x: Array
+    y: Array
+    beside: Array | float = 0.0  # (groups, n, r)
+
+    def part(self, rows: slice) -> Rows:
+        """Some of the rows."""
+        beside = self.beside[:, rows] if isinstance(self.beside, np.ndarray) else self.beside
+        return Rows(self.x[:, rows], self.y[:, rows], beside)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Rows]) -> Rows:
+        """All rows of several."""
+        beside = [p.beside for p in parts if isinstance(p.beside, np.ndarray)]
+        return cls(
+            np.concatenate([p.x for p in parts], axis=1),
+            np.concatenate([p.y for p in parts], axis=1),
+            np.concatenate(beside, axis=1) if len(beside) == len(parts) else 0.0,
+        )
+
+
 def rectified(
-    rows: tuple[Rows, Rows], halves: tuple[Moments, Moments], start: Fit, w0: Array, b0: Array, bounds: Bounds
+    rows: tuple[Rows, Rows], halves: tuple[Moments, Moments], start: Fit, w0: Array, bounds: Bounds
 ) -> Fit:
     """Fit anew what the activation lets through: where target and fit are both clipped, nothing is asked.
 
     Targets outside the bounds move to the fit as long as that is outside, too (a majorising step each round).
-    It is kept where the half that was not fitted agrees.
+    It is kept in the groups where the half that was not fitted agrees.
 
     Source: Zhang et al., Accelerating Very Deep Convolutional Networks, 2015, section 3.2 (nonlinear case).
     """
     first, second = halves
     if not first.n or not second.n:
         return start
+    b0 = np.zeros(w0.shape[:2])  # not asked for where there is an intercept
     trial = _solve(first, w0, b0, start.ridge, intercept=True)
     better = _rounds(rows[0], first, trial, w0, start.ridge, bounds)
-    if not _clipped_error(rows[1], better, bounds) < _clipped_error(rows[1], trial, bounds):
+    agreed = _clipped_error(rows[1], better, bounds) < _clipped_error(rows[1], trial, bounds)
+    if not agreed.any():
         return start
-    both = tuple(np.concatenate(parts, axis=1) for parts in zip(*rows, strict=True))
-    w, b = _rounds((both[0], both[1]), first + second, (start.w, start.b), w0, start.ridge, bounds)
-    if not np.isfinite(w).all():
-        return start
+    w, b = _rounds(Rows.joined(rows), first + second, (start.w, start.b), w0, start.ridge, bounds)
+    agreed &= np.isfinite(w).all(axis=(1, 2)) & np.isfinite(b).all(axis=1)
+    w, b = np.where(agreed[:, None, None], w, start.w), np.where(agreed[:, None], b, start.b)
     return Fit(w, b, start.ridge, start.error, start.before)
 
 
 def _rounds(
     rows: Rows, m: Moments, found: tuple[Array, Array], w0: Array, ridge: Array, bounds: Bounds
 ) -> tuple[Array, Array]:
-    x, y = rows
-    low, high = bounds
+    low, high = (bound - rows.beside for bound in bounds)
     g, _ = m.centred(intercept=True)
     kept, mean = w0 @ g, m.x / m.n
     divided = _divider(g, ridge)
+    below, above = rows.y <= low, rows.y >= high
     for _ in range(_ROUNDS):
-        fitted = _fitted(x, found)
-        wanted = np.where(y <= low, np.minimum(fitted, low), np.where(y >= high, np.maximum(fitted, high), y))
+        fitted = _fitted(rows.x, found)
+        wanted = np.where(below, np.minimum(fitted, low), np.where(above, np.maximum(fitted, high), rows.y))
         centre = wanted.sum(axis=1, dtype=np.float64) / m.n
-        c = products(wanted, x).astype(np.float64) / m.n - centre[:, :, None] * mean[:, None, :]
+        c = products(wanted, rows.x).astype(np.float64) / m.n - centre[:, :, None] * mean[:, None, :]
         w = w0 + divided((c - kept).transpose(0, 2, 1)).transpose(0, 2, 1)
         found = w, centre - np.einsum("grk,gk->gr", w, mean)
     return found
@@ -215,10 +239,10 @@ def _fitted(x: Array, found: tuple[Array, Array]) -> Array:
     return np.asarray(x @ w.transpose(0, 2, 1) + b[:, None, :])
 
 
-def _clipped_error(rows: Rows, found: tuple[Array, Array], bounds: Bounds) -> float:
-    x, y = rows
-    miss = np.clip(_fitted(x, found), *bounds) - np.clip(y, *bounds)
-    return float(np.square(miss).sum(dtype=np.float64))
+def _clipped_error(rows: Rows, found: tuple[Array, Array], bounds: Bounds) -> Array:
+    """Squared error behind the activation: (groups,)."""
+    miss = np.clip(_fitted(rows.x, found) + rows.beside, *bounds) - np.clip(rows.y + rows.beside, *bounds)
+    return np.asarray(np.square(miss).sum(axis=(1, 2), dtype=np.float64))
 
 
 class Problem:
@@ -226,7 +250,7 @@ class Problem:
 
     Args:
         shape: (groups, r, k) of the weights wanted.
-        bounds: of the activation behind; given, the rows are held for `rectified` (one group only).
+        bounds: of the activation behind; given, the rows are held for `rectified`.
     """
 
     def __init__(self, shape: tuple[int, ...], bounds: Bounds | None = None) -> None:
@@ -235,29 +259,23 @@ class Problem:
         self._rows: tuple[list[Rows], list[Rows]] = ([], [])
         self._bounds = bounds
 
-    def add(self, x: Array, y: Array, number: int | None) -> None:
-        """Add rows x (groups, n, k), y (groups, n, r).
-
-        Feeds take turns between the halves by their number, a single feed (None) is divided.
-        """
-        middle = x.shape[1] // 2
+    def add(self, rows: Rows, number: int | None) -> None:
+        """Add rows: feeds take turns between the halves by their number, a single feed (None) is divided."""
+        middle = rows.x.shape[1] // 2
         pieces = (
-            ((number % 2, x, y),)
+            ((number % 2, rows),)
             if number is not None
-            else ((0, x[:, :middle], y[:, :middle]), (1, x[:, middle:], y[:, middle:]))
+            else ((0, rows.part(slice(middle))), (1, rows.part(slice(middle, None))))
         )
-        for half, rows, wanted in pieces:
-            self._halves[half].add(rows, wanted)
+        for half, piece in pieces:
+            self._halves[half].add(piece.x, piece.y)
             if self._bounds is not None:
-                self._rows[half].append((rows, wanted))
+                self._rows[half].append(piece)
 
     def solve(self, w0: Array, b0: Array, *, intercept: bool) -> Fit:
         """The weights (groups, r, k) and biases (groups, r) nearest to the given ones that the rows want."""
         found = fit(self._halves, w0, b0, intercept=intercept)
         if self._bounds is None or not intercept or not all(self._rows):
             return found
-        first, second = (
-            (np.concatenate([x for x, _ in half], axis=1), np.concatenate([y for _, y in half], axis=1))
-            for half in self._rows
-        )
-        return rectified((first, second), self._halves, found, w0, b0, self._bounds)
+        first, second = (Rows.joined(half) for half in self._rows)
+        return rectified((first, second), self._halves, found, w0, self._bounds)

@@ -17,7 +17,7 @@ from studio.engine.graph import constant, holder
 from studio.engine.groups.atoms import Axis
 from studio.engine.groups.grouping import kept
 from studio.engine.groups.trace import Trace
-from studio.engine.pruning.least_squares import Problem
+from studio.engine.pruning.least_squares import Problem, Rows
 from studio.engine.pruning.moments import sample
 
 _CELLS = {"LSTM", "GRU", "RNN"}
@@ -70,7 +70,7 @@ def refit_cell(
             "f4"
         )
         here = np.broadcast_to(rows[at].astype(np.float32), (len(after), len(at), rows.shape[1]))
-        problem.add(here, wanted, number if len(xs) > 1 else None)
+        problem.add(Rows(here, wanted), number if len(xs) > 1 else None)
     found = problem.solve(after, offsets, intercept=bias is not None)
     set_constant(cell.new.inputs[1], ir.tensor(found.w.astype(twin.dtype.numpy()), name=twin.name))
     if bias is not None and held is not None:

@@ -13,7 +13,7 @@ residual targets as in He et al., section 3.3.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
@@ -25,7 +25,7 @@ from studio.engine.graph import constant, holder
 from studio.engine.groups.cut import Twins
 from studio.engine.groups.grouping import kept
 from studio.engine.groups.trace import Trace
-from studio.engine.pruning.least_squares import Bounds, Fit, Problem
+from studio.engine.pruning.least_squares import Bounds, Fit, Problem, Rows
 from studio.engine.pruning.linear import Linear, linear
 from studio.engine.pruning.moments import fit_budget, sample
 from studio.engine.pruning.recurrent import Cell, is_cell, refit_cell
@@ -65,11 +65,26 @@ class Target:
 
 
 @dataclass(frozen=True)
-class _Rows:
+class _Read:
     """Rows (1, n, cols) of one feed that a layer read, and at which positions."""
 
     at: Array
     x: Array
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What a layer's output should be, for every feed, at the channels that stay.
+
+    Attributes:
+        ys: the targets.
+        aware: they make up for the branch that the output is added to.
+        beside: that branch, where an activation looks at the bare sum of both; empty elsewhere.
+    """
+
+    ys: list[Array]
+    aware: bool = False
+    beside: list[Array] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -107,7 +122,7 @@ class Refit:
         self._rng = np.random.default_rng(seed)
         self._original = Stepper(trace.model, feeds, threads)
         self._cut = Stepper(twins.copy, feeds, threads)
-        self._waiting: dict[ir.Value, tuple[Target, list[_Rows]]] = {}
+        self._waiting: dict[ir.Value, tuple[Target, list[_Read]]] = {}
 
     def targets(self) -> list[Target | Cell]:
         """The layers to fit anew, in order."""
@@ -126,29 +141,29 @@ class Refit:
             errors = refit_cell(target, self._trace, self._gone, self._original, self._cut, self._rng)
             return Refitted(target.old.outputs[0].name or "", *errors)
         xs = self._cut.get(_value(target.new.inputs[0]))
-        ys, aware = self._targets_of(target)
+        wanted = self._wanted(target)
         partner = self._waiting.pop(target.total[0], None) if target.total is not None else None
-        together = partner is not None and aware
-        problem = self._problem(target, partner[0] if partner is not None and aware else None)
+        together = partner is not None and wanted.aware
+        problem = self._problem(target, wanted, partner[0] if partner is not None and wanted.aware else None)
         share = -(-fit_budget(target.after) // max(1, len(xs)))
-        kept_rows: list[_Rows] = []
-        for number, (x, y) in enumerate(zip(xs, ys, strict=True)):
+        kept_rows: list[_Read] = []
+        for number, (x, y) in enumerate(zip(xs, wanted.ys, strict=True)):
             at = (
                 sample(self._rng, target.after.positions(y.shape), share)
                 if partner is None
                 else partner[1][number].at
             )
-            rows, wanted = target.after.rows(x, y.shape, at), target.after.targets(y, at)
-            turn = number if len(xs) > 1 else None
+            rows = Rows(
+                target.after.rows(x, y.shape, at),
+                target.after.targets(y, at),
+                target.after.targets(wanted.beside[number], at) if wanted.beside else 0.0,
+            )
             if partner is not None and together:
                 other = partner[1][number].x
-                problem.add(
-                    np.concatenate([other, rows], axis=2), wanted + self._now(partner[0], other), turn
-                )
-            else:
-                problem.add(rows, wanted, turn)
-            if not aware and target.total is not None and target.joins:
-                kept_rows.append(_Rows(at, rows))
+                rows = Rows(np.concatenate([other, rows.x], axis=2), rows.y + self._now(partner[0], other))
+            problem.add(rows, number if len(xs) > 1 else None)
+            if not wanted.aware and target.total is not None and target.joins:
+                kept_rows.append(_Read(at, rows.x))
         if kept_rows and target.total is not None:
             self._waiting[target.total[0]] = (target, kept_rows)
             self._cut.keep(_value(target.new.inputs[0]))
@@ -181,11 +196,7 @@ class Refit:
 
     # ------------------------------------------------------------------ fitting
 
-    def _targets_of(self, target: Target) -> tuple[list[Array], bool]:
-        """What the layer's output should be, for every feed, at the channels that stay.
-
-        Also whether that makes up for the branch which the output is added to.
-        """
+    def _wanted(self, target: Target) -> _Wanted:
         output = target.old.outputs[0]
         axis = -1 if target.before.kind == "matrix" else 1
         mask = self._mask(output, axis)
@@ -199,9 +210,16 @@ class Refit:
                 sums, others = self._original.get(whole), self._cut.get(twin)
                 branch_mask = self._mask(whole, axis)
                 if branch_mask.sum() == others[0].shape[axis]:
-                    wanted = [_compress(s, branch_mask, axis) - o for s, o in zip(sums, others, strict=True)]
-                    return [_inverted(w, target.affine, mask, axis) + offset for w in wanted], True
-        return [_compress(y, mask, axis) + offset for y in ys], False
+                    rest = [_compress(s, branch_mask, axis) - o for s, o in zip(sums, others, strict=True)]
+                    bare = target.plain and not target.added and _bounds(whole) is not None
+                    return _Wanted(
+                        [_inverted(w, target.affine, mask, axis) + offset for w in rest],
+                        aware=True,
+                        beside=[np.broadcast_to(o, s.shape) for o, s in zip(others, rest, strict=True)]
+                        if bare
+                        else [],
+                    )
+        return _Wanted([_compress(y, mask, axis) + offset for y in ys])
 
     def _depends(self, value: ir.Value, node: ir.Node) -> bool:
         """Whether computing a value in the cut model would run `node` or a layer that comes after it."""
@@ -226,13 +244,14 @@ class Refit:
             return np.ones(dims[axis] if dims else 0, bool)
         return kept(self._trace, self._gone, np.asarray(labels[axis]))
 
-    def _problem(self, target: Target, partner: Target | None) -> Problem:
+    def _problem(self, target: Target, wanted: _Wanted, partner: Target | None) -> Problem:
         """What will be solved: for one layer, or for two side by side whose outputs are added."""
         groups, rows, cols = _matrix(target).shape
-        if partner is not None and target.total is not None:
+        if partner is not None:
             cols += _matrix(partner).shape[2]
-            return Problem((1, rows, cols), _bounds(target.total[0]))
-        return Problem((groups, rows, cols), _bounds(target.old.outputs[0]) if groups == 1 else None)
+        summed = target.total is not None and (partner is not None or bool(wanted.beside))
+        seen = target.total[0] if summed and target.total is not None else target.old.outputs[0]
+        return Problem((groups, rows, cols), _bounds(seen) if groups == 1 else None)
 
     def _store(self, target: Target, problem: Problem) -> Refitted:
         w0 = _matrix(target).astype(np.float64)
