@@ -2,7 +2,7 @@
 
 With temperature T the teacher's distribution is softened and the loss multiplied by T², so that gradients
 keep their size: T²·KL(softmax(t/T) ‖ softmax(s/T)). Plain values are compared by squared error over the
-teacher's variance.
+teacher's variance, over many samples: one sample alone may have none.
 
 Source: Hinton, Vinyals, Dean 2015, *Distilling the Knowledge in a Neural Network*, §2; Romero et al.
 2015, *FitNets* (inner values).
@@ -10,8 +10,8 @@ Source: Hinton, Vinyals, Dean 2015, *Distilling the Knowledge in a Neural Networ
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from studio.engine.accuracy.kinds import Kind, class_axis
 
+_CONSTANT = 1e-6  # share of the mean square: with less variance values are taken as constant
 _IGNORED = -1  # the label of an unlabelled sample
 
 
@@ -34,6 +35,7 @@ class Objective:
         features: names of inner values that teacher and student share.
         feature_weight: of all of them together.
         temperature: of the answers.
+        spreads: variance of the teacher's outputs, or of output 0's labels, by output; where none is given, the batch's.
     """
 
     outputs: tuple[str, ...]
@@ -43,6 +45,7 @@ class Objective:
     features: tuple[str, ...] = ()
     feature_weight: float = 0.0
     temperature: float = 1.0
+    spreads: Mapping[str, float] = field(default_factory=dict)
 
     def loss(self, got: Mapping[str, Tensor], teacher: Mapping[str, Tensor], labels: Tensor | None) -> Tensor:
         """The mean loss of a batch."""
@@ -50,7 +53,8 @@ class Objective:
         if self.answers and teacher:
             total = total + self.answers * self._answers(got, teacher)
         if self.labels and labels is not None:
-            total = total + self.labels * labelled(got[self.outputs[0]], labels, self.kind)
+            first = self.outputs[0]
+            total = total + self.labels * labelled(got[first], labels, self.kind, self.spreads.get(first))
         if self.features and teacher:
             parts = [relative_error(got[n], teacher[n]) for n in self.features]
             total = total + self.feature_weight * torch.stack(parts).mean()
@@ -58,10 +62,10 @@ class Objective:
 
     def _answers(self, got: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor:
         first = self.outputs[0]
-        total = distilled(got[first], teacher[first], self.kind, self.temperature)
+        total = distilled(got[first], teacher[first], self.kind, self.temperature, self.spreads.get(first))
         for name in self.outputs[1:]:
             if got[name].is_floating_point() and got[name].requires_grad:
-                total = total + 0.1 * relative_error(got[name], teacher[name])
+                total = total + 0.1 * relative_error(got[name], teacher[name], self.spreads.get(name))
         return total
 
 
@@ -76,10 +80,12 @@ def log_probabilities(values: Tensor, kind: Kind, temperature: float = 1.0) -> T
     return (logs / temperature).log_softmax(-1)
 
 
-def distilled(got: Tensor, wanted: Tensor, kind: Kind, temperature: float) -> Tensor:
+def distilled(
+    got: Tensor, wanted: Tensor, kind: Kind, temperature: float, spread: float | None = None
+) -> Tensor:
     """How far an answer is from the teacher's, mean over rows."""
     if kind == "plain":
-        return relative_error(got, wanted)
+        return relative_error(got, wanted, spread)
     if kind == "binary":
         p = got.clamp(1e-7, 1 - 1e-7)
         entropy = F.binary_cross_entropy(wanted.clamp(1e-7, 1 - 1e-7), wanted)
@@ -88,20 +94,34 @@ def distilled(got: Tensor, wanted: Tensor, kind: Kind, temperature: float) -> Te
     return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
-def labelled(got: Tensor, labels: Tensor, kind: Kind) -> Tensor:
+def labelled(got: Tensor, labels: Tensor, kind: Kind, spread: float | None = None) -> Tensor:
     """Cross-entropy with class numbers or probabilities, squared error with numbers."""
     if kind in ("logits", "probabilities"):
         logs = log_probabilities(got, kind)
         return F.nll_loss(logs, labels.reshape(-1).to(torch.int64), ignore_index=_IGNORED)
     if kind == "binary":
         return F.binary_cross_entropy(got.clamp(1e-7, 1 - 1e-7), labels.reshape(got.shape).to(got.dtype))
-    return relative_error(got, labels.reshape(got.shape).to(got.dtype))
+    return relative_error(got, labels.reshape(got.shape).to(got.dtype), spread)
 
 
-def relative_error(got: Tensor, wanted: Tensor) -> Tensor:
-    """Squared error over the variance of what is wanted."""
+def relative_error(got: Tensor, wanted: Tensor, spread: float | None = None) -> Tensor:
+    """Squared error over the variance of what is wanted: the given one, or that of these values."""
     wanted = wanted.to(got.dtype)
-    return F.mse_loss(got, wanted) / wanted.var(correction=0).clamp(min=1e-8)
+    variance = wanted.var(correction=0) if spread is None else torch.as_tensor(spread, device=wanted.device)
+    return F.mse_loss(got, wanted) / variance.clamp(min=1e-8)
+
+
+def spread_of(batches: Iterable[Tensor]) -> float:
+    """The variance over many batches; the mean square of values that are all but constant."""
+    count, total, squares = 0, 0.0, 0.0
+    for values in batches:
+        wide = values.detach().double()
+        count += wide.numel()
+        total += float(wide.sum())
+        squares += float(wide.square().sum())
+    mean, power = total / max(1, count), squares / max(1, count)
+    variance = power - mean**2
+    return variance if variance > _CONSTANT * power else power
 
 
 def agreement(got: Tensor, wanted: Tensor, kind: Kind) -> tuple[int, int]:

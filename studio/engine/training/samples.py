@@ -44,7 +44,7 @@ class Samples:
     """
 
     def __init__(self, data: Dataset, batch: int, seed: int) -> None:
-        self._data, self._batch = data, batch
+        self._data, self._batch, self._alone = data, batch, False
         self._random = np.random.default_rng(seed)
         self._parts = _whole(data, batch)
         count = self._parts.count
@@ -72,7 +72,12 @@ class Samples:
 
     def one_by_one(self) -> None:
         """Give one sample at a time from now on."""
-        self._batch = 1
+        self._batch, self._alone = 1, True
+
+    @property
+    def single(self) -> bool:
+        """Whether a batch is one sample, though more were asked for."""
+        return self._alone if self.stacked else self._parts.unit == 1
 
     @property
     def stacked(self) -> bool:

@@ -17,7 +17,7 @@ from studio.engine.dataset import Dataset
 from studio.engine.graph import Model, copy, nodes
 from studio.engine.trainable import GraphModule, write_back
 from studio.engine.training.loop import Course, Hooks, Outcome, Trainer
-from studio.engine.training.losses import Objective, agreement, hits, relative_error
+from studio.engine.training.losses import Objective, agreement, hits, relative_error, spread_of
 from studio.engine.training.norms import Norms
 from studio.engine.training.samples import Sample, Samples
 from studio.engine.training.teacher import Teacher
@@ -26,6 +26,7 @@ from studio.engine.training.variety import Blends, Same, Variety, may_mirror, nu
 _SPARSE = 0.1  # share of zeros from which on they are a pattern that must stay
 _ACCUMULATED = 16  # samples a step, at most, of a model that takes one at a time
 _SAME = 1e-3  # largest difference, as a share of the spread, between samples together and one by one
+_SPREAD_OVER = 64  # samples
 _OBSERVED = 512  # samples that give the normalisations their first statistics
 _FEATURES = 6
 _FEW_SAMPLES = 4000  # with fewer, new ones are blended from old ones
@@ -115,17 +116,19 @@ def teach(module: GraphModule, lesson: Lesson, hooks: Hooks, features: tuple[str
     if lesson.teacher is not None:
         names = [*(v.name or "" for v in lesson.teacher.graph.outputs), *features]
         teacher = Teacher(lesson.teacher, names, lesson.threads, module.device)
-    course = lesson.course
     if (
         lesson.data.source.batch == 1
         and samples.stacked
         and not _takes_several(module, next(samples.judges()))
     ):
         samples.one_by_one()
+    course = lesson.course
+    if samples.single:
         course = replace(course, accumulate=course.accumulate * min(lesson.batch, _ACCUMULATED))
     first = next(samples.judges())
     features = _alike(module, teacher, first, features)
     objective = _objective(module, teacher, lesson, first, features)
+    objective = replace(objective, spreads=_spreads(objective, teacher, samples))
     variety: Variety = Same()
     if teacher is not None:
         variety = _variety(teacher, samples, objective, lesson)
@@ -211,6 +214,17 @@ def _objective(
     )
 
 
+def _spreads(objective: Objective, teacher: Teacher | None, samples: Samples) -> dict[str, float]:
+    """The variance of what plain outputs are compared with, over the samples that judge."""
+    judges = list(samples.some(_SPREAD_OVER))
+    if teacher is None:
+        labels = [torch.from_numpy(s.labels) for s in judges if s.labels is not None]
+        return {objective.outputs[0]: spread_of(labels)} if objective.kind == "plain" else {}
+    answers = [teacher.answers(sample) for sample in judges]
+    floats = [n for n, v in answers[0].items() if v.is_floating_point()]
+    return {name: spread_of(a[name] for a in answers) for name in floats}
+
+
 def _variety(teacher: Teacher, samples: Samples, objective: Objective, lesson: Lesson) -> Variety:
     """Blends of few samples; the teacher remembers what comes again."""
     teacher.remember(numbered(samples))
@@ -234,7 +248,7 @@ def _damage(
         if teacher is not None:
             wanted = teacher.answers(sample)[name]
             more = agreement(got, wanted, objective.kind)
-            error += float(relative_error(got, wanted))
+            error += float(relative_error(got, wanted, objective.spreads.get(name)))
         else:
             more = (
                 hits(got, torch.from_numpy(sample.labels).to(got.device), objective.kind)

@@ -111,6 +111,23 @@ def test_a_model_that_takes_one_sample_at_a_time_learns_like_others(tmp_path: Pa
     assert agreement(teacher.model, trained, data) > agreement(teacher.model, student, data)
 
 
+def test_one_number_a_sample_is_judged_by_how_much_samples_differ(tmp_path: Path) -> None:
+    """One value has no variance: an error over that would be of any size."""
+    net = Net(seed=3)
+    net.add("Reshape", ["x", net.constant("one", np.array([1, 16]))], "flat")
+    net.add("Gemm", ["flat", net.weight("w", 1, 16)], "y", transB=1)
+    shape = {"x": (TensorProto.FLOAT, [1, 16])}
+    (tmp_path / "m.onnx").write_bytes(
+        net.build(shape, {"y": (TensorProto.FLOAT, [1, 1])}).SerializeToString()
+    )
+    listing = list_layers(graph.load(tmp_path / "m.onnx"))
+    np.savez(tmp_path / "data.npz", x=np.random.default_rng(0).normal(size=(64, 16)).astype(np.float32))
+    data = open_data(DataSpec(path=str(tmp_path / "data.npz")), listing.inputs)
+    lesson = Lesson(data=data, teacher=listing.model, **{**LESSON, "course": Course(steps=5)})
+    _, outcome = train(damaged(listing.model), lesson, Hooks())
+    assert 0.01 < outcome.before < 2
+
+
 def test_fine_tuning_needs_labels_and_learns_from_them(tmp_path: Path) -> None:
     listing = conv_net(tmp_path)
     data = pictures(listing, tmp_path)
