@@ -211,7 +211,7 @@ def test_unsaved_work_comes_back_after_a_crash(
     project = rich(opened, until)
     opened.autosave()
     saved_at = opened._desk.home.session / "project.json"
-    until(saved_at.is_file)
+    until(lambda: saved_at.is_file() and b"sparsify" in saved_at.read_bytes())  # the last of several
     (opened._desk.home.session / "owner").write_text("1 0.00")  # as if its process were gone
     other = Session(inbox.post, tmp_path / "studio-home", command=FAKE)
     try:
