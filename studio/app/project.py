@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from studio.base.errors import StudioError
+from studio.records import presets
 from studio.records.base import Record, replace
 from studio.records.measure import DataSpec, DataSummary, Latency, Measurement, Sensitivity
 from studio.records.model import Layer, ModelInfo, Outline
@@ -145,7 +146,7 @@ class Project(Record, frozen=True, kw_only=True):
         for layer, treatment in self.treatments:
             for settings in treatment.settings:
                 grouped.setdefault(settings, []).append(layer)
-        ordered = sorted(grouped, key=lambda settings: SLOTS.index(settings.slot))
+        ordered = sorted(grouped, key=lambda settings: (SLOTS.index(settings.slot), presets.order(settings)))
         return tuple(Step(settings=s, layers=tuple(grouped[s])) for s in ordered)
 
     def chain_of(self, version: Version) -> tuple[Version, ...]:

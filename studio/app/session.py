@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from studio.app import deeds, file, opening
+from studio.app import deeds, file, opening, presets
 from studio.app.board import Board, Listener
 from studio.app.desk import Desk
 from studio.app.export import Exported
@@ -26,7 +26,7 @@ from studio.base.errors import StudioError
 from studio.base.resources import resource
 from studio.records.base import replace
 from studio.records.measure import DataSpec
-from studio.records.presets import TITLES, Preset, treatments
+from studio.records.presets import Preset
 from studio.records.steps import AnySettings, Slot
 from studio.records.task import Answer, DescribeData, DescribeLayer, InputSizes
 
@@ -177,24 +177,12 @@ class Session:
         self._desk.decide(text, project, merge=f"{slot} {names}")
 
     def stage_preset(self, preset: Preset, layers: Iterable[str] = ()) -> None:
-        """Stage what a preset chooses, on these layers or on all.
+        """Stage what a preset chooses, on these layers or on all; what refuses it gets 8-bit weights where that runs.
 
         Raises:
             StudioError: none of them holds float weights that can be treated.
         """
-        project, head = self._desk.project, self._desk.head
-        wanted = set(layers)
-        chosen = [
-            (tuple(n for n in names if not wanted or n in wanted), settings)
-            for settings, names in treatments(preset, head.layers, calibrated=project.calibration is not None)
-        ]
-        groups = [(names, settings) for names, settings in chosen if names]
-        if not groups:
-            raise StudioError(
-                f"{TITLES[preset]} finds nothing to quantize",
-                "none of the layers holds float32 weights that can be treated",
-            )
-        self.set_treatments("quantize", groups)
+        presets.stage(self._desk, preset, layers)
 
     def clear_treatments(self, layers: Iterable[str] | None = None) -> None:
         """Take back what is staged on these layers (None: on all)."""

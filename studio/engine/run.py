@@ -26,7 +26,7 @@ from studio.engine.techniques.contract import Context
 from studio.records import presets, task
 from studio.records.base import encode
 from studio.records.plan import Plan
-from studio.records.steps import QuantizeWeights, Step
+from studio.records.steps import Step
 
 # Timing the model so far may take this share of the time that the work itself takes.
 CHECKPOINT_SHARE = 0.2
@@ -88,7 +88,7 @@ def apply_preset(
         plans.append(plan)
         refused += [refusal.layer for refusal in plan.refusals]
     if refused:
-        rest = Step(settings=QuantizeWeights(bits=8), layers=tuple(refused))
+        rest = Step(settings=presets.FALLBACK, layers=tuple(refused))
         last = replace(context, progress=context.progress.part(len(chosen) / (len(chosen) + 1), 1.0))
         model, plan = _carried_out(model, rest, last, input_sizes)
         plans.append(plan)

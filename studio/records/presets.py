@@ -21,6 +21,9 @@ SUMMARIES: dict[Preset, str] = {
     "small": "4-bit weights for matrix products and embeddings, careful INT8 for convolutions: the smallest file that runs.",
 }
 
+# What layers get that refuse what is chosen for them.
+FALLBACK = QuantizeWeights(bits=8)
+
 _CONVOLUTIONS = {"Conv", "ConvTranspose"}
 _PRODUCTS = {"MatMul", "Gemm"}
 
@@ -42,7 +45,7 @@ def treatments(
             continue
         settings = _settings(preset, layer.op, convolutional=convolutional, calibrated=calibrated)
         found.setdefault(settings, []).append(layer.name)
-    return [(settings, tuple(found[settings])) for settings in sorted(found, key=_order)]
+    return [(settings, tuple(found[settings])) for settings in sorted(found, key=order)]
 
 
 def steps(preset: Preset, layers: Sequence[Layer], *, calibrated: bool) -> tuple[Step, ...]:
@@ -69,7 +72,7 @@ def _work(layers: Iterable[Layer], operators: set[str]) -> int:
     return sum(layer.cost.macs or layer.cost.parameters for layer in layers if layer.op in operators)
 
 
-def _order(settings: AnySettings) -> int:
+def order(settings: AnySettings) -> int:
     """Static int8 first: it watches the values between layers, which are floats only then."""
     kinds = (QuantizeStatic, QuantizeDynamic, QuantizeWeights)
-    return next(i for i, kind in enumerate(kinds) if isinstance(settings, kind))
+    return next((i for i, kind in enumerate(kinds) if isinstance(settings, kind)), len(kinds))

@@ -21,10 +21,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from studio.base.process import read_frame, write_frame
 from studio.records import task as t
-from studio.records.base import decode, encode
+from studio.records.base import decode, encode, replace
 from studio.records.measure import DataSummary, Latency, Measurement, OutputError, Sensitivity
 from studio.records.model import Cost, Layer, ModelInfo, Outline, OutlineNode
-from studio.records.plan import Action, Plan
+from studio.records.plan import Action, Plan, Refusal
 
 LAYERS = ("stem", "body", "head")
 SOURCE, TARGET = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
@@ -66,6 +66,18 @@ def plans(steps: tuple) -> tuple[Plan, ...]:
         )
         made.append(Plan(step=step, actions=actions, before=total, after=total - saved))
         total = total - saved
+    return tuple(made)
+
+
+def refusing(steps: tuple) -> tuple[Plan, ...]:
+    """The stem refuses all but 8-bit weights; no layer is treated twice."""
+    made, done = [], set()
+    for step, plan in zip(steps, plans(steps), strict=True):
+        refused = {a.layer for a in plan.actions if a.layer == "stem" and step.settings.chip != "W8"} | done
+        actions = tuple(a for a in plan.actions if a.layer not in refused)
+        refusals = tuple(Refusal(layer=a.layer, reason="no") for a in plan.actions if a.layer in refused)
+        made.append(replace(plan, actions=actions, refusals=refusals))
+        done |= {a.layer for a in actions}
     return tuple(made)
 
 
@@ -113,7 +125,8 @@ def answer(task: t.Task, note) -> t.Answer:
         case t.Inspect():
             return inspected(task)
         case t.PreviewSteps():
-            return t.Previewed(plans=plans(task.steps))
+            picky = Path(task.model).name.startswith("picky")
+            return t.Previewed(plans=refusing(task.steps) if picky else plans(task.steps))
         case t.Forecast():
             timed = Latency(median_ms=0.5, low_ms=0.4, high_ms=0.6, ratio=2.0, runs=10, threads=1)
             return t.Forecasted(latency=timed)
