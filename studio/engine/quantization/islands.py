@@ -22,8 +22,8 @@ _TOO_MUCH, _LITTLE = 10**-2.1, 10**-2.5
 _WORK, _WORTHLESS = 0.25, 10**-1.0
 # Sites that make less than this share of the noise are not worth an island.
 _WORTH = 0.01
-# How often what is left is measured.
-_ROUNDS = 4
+# How often what is left is measured, and with how much noise one goes on.
+_ROUNDS, _POOR = 4, 10**-1.5
 
 
 def find_islands(
@@ -41,18 +41,17 @@ def find_islands(
         noise: measured in the answers of a model with these layers on integers.
     """
     kept: dict[str, float] = {}
-    rest = shop
-    for _ in range(_ROUNDS):
-        measured, expected = noise(rest), _left(rest, findings)
-        if not expected or measured < (_LITTLE if kept else _TOO_MUCH):
+    rest, little, share = shop, _LITTLE, _WORK
+    for round_ in range(_ROUNDS):
+        measured = noise(rest)
+        if measured < (_POOR if round_ else _TOO_MUCH) or not rest.layers:
             break
-        share = 1.0 if measured > _WORTHLESS else _WORK
-        more = _noisiest(shop, findings, work, min(_LITTLE, _LITTLE * expected / measured), share)
-        if len(more) <= len(kept):
-            break
-        kept, rest = more, shop.without(more)
-        if not rest.layers:
-            break
+        if round_:
+            share = 1.0 if measured > _WORTHLESS else _WORK
+            little = min(little, _TOO_MUCH * _left(rest, findings) / measured)
+        more = _noisiest(shop, findings, work, little, share)
+        if len(more) > len(kept):
+            kept, rest = more, shop.without(more)
     return kept
 
 
