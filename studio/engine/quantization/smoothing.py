@@ -33,26 +33,43 @@ _TINY = 1e-5
 
 @dataclass
 class Rows:
-    """What a layer reads: the largest magnitude by channel, and some rows."""
+    """What a layer reads: the largest magnitude by channel; some rows, and the range of each channel in their run."""
 
     peak: Array | None = None
-    low: float = 0.0
-    high: float = 0.0
-    _parts: list[Array] = field(default_factory=list)
+    _parts: list[tuple[Array, Array, Array]] = field(default_factory=list)
 
     def add(self, rows: Array) -> None:
-        """Take in the rows (n, k) of one feed."""
-        peak = np.abs(rows).max(axis=0)
+        """Take in the rows (n, k) of one run."""
+        low, high = rows.min(axis=0), rows.max(axis=0)
+        peak = np.maximum(-low, high)
         self.peak = peak if self.peak is None else np.maximum(self.peak, peak)
-        self.low, self.high = min(self.low, float(rows.min())), max(self.high, float(rows.max()))
         step = max(1, len(rows) // _ROWS_A_FEED) | 1
-        self._parts.append(rows[::step].copy())
+        self._parts.append((rows[::step].copy(), low, high))
 
     @property
-    def sample(self) -> Array:
+    def sample(self) -> Sample:
         """At most a few hundred rows, evenly spread."""
-        rows = np.concatenate(self._parts)
-        return np.asarray(rows[:: max(1, -(-len(rows) // _ROWS))])
+        step = max(1, -(-sum(len(rows) for rows, _, _ in self._parts) // _ROWS))
+        run = np.concatenate([np.full(len(rows), i) for i, (rows, _, _) in enumerate(self._parts)])
+        rows = np.concatenate([rows for rows, _, _ in self._parts])
+        low, high = (np.stack([part[i] for part in self._parts]) for i in (1, 2))
+        return Sample(rows[::step].astype(np.float32), run[::step], low, high)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows (n, k), the run (n,) of each, and what each channel reaches in every run, (runs, k)."""
+
+    rows: Array
+    run: Array
+    low: Array
+    high: Array
+
+    def rounded(self, s: Array) -> Array:
+        """The rows divided by factors, on the grid that dynamic quantization gives them: one for all of a run."""
+        low, high = (self.low / s).min(axis=1), (self.high / s).max(axis=1)
+        grid = grids.affine(low[self.run][:, None], high[self.run][:, None])
+        return grid.snap(self.rows / s)
 
 
 def watch_rows(
@@ -81,8 +98,8 @@ def migration(rows: Rows, weights: Sequence[Array]) -> Array:
         weights: (k, n) of each.
     """
     assert rows.peak is not None
-    sample, w = rows.sample.astype(np.float32), np.concatenate(weights, axis=1)
-    wanted = sample @ w
+    sample, w = rows.sample, np.concatenate(weights, axis=1)
+    wanted = sample.rows @ w
     reach = np.maximum(np.abs(w).max(axis=1), _TINY)
     peak = np.maximum(rows.peak, _TINY)
     best, least = np.ones_like(peak), _noise(sample, w, np.ones_like(peak), wanted)
@@ -95,10 +112,9 @@ def migration(rows: Rows, weights: Sequence[Array]) -> Array:
     return best.astype(np.float32)
 
 
-def _noise(sample: Array, w: Array, s: Array, wanted: Array) -> float:
-    x, scaled = sample / s, w * s[:, None]
-    inputs = grids.affine(np.asarray(x.min()), np.asarray(x.max())).snap(x)
-    return float(np.square(inputs @ grids.symmetric(scaled, (0,), 8).snap(scaled) - wanted).sum())
+def _noise(sample: Sample, w: Array, s: Array, wanted: Array) -> float:
+    scaled = w * s[:, None]
+    return float(np.square(sample.rounded(s) @ grids.symmetric(scaled, (0,), 8).snap(scaled) - wanted).sum())
 
 
 _NONLINEAR = {
