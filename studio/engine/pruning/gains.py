@@ -55,11 +55,42 @@ def heard(
             count = max(1, int(share * len(order.channels)))
             twins = Twins(trace.model)
             for reader in readers[name]:
-                _make_up(reader, order.channels[:count], order.damping, twins)
+                _make_up(reader, _columns(reader, order, count), order.damping, twins)
             noise = _noise(reference, _outputs(trace, twins, feeds, threads))
             marks.append((float(order.error[count]), max(noise, marks[-1][1])))
         found[name] = Order(order.channels, _curve(order.error, marks), order.damping)
     return found
+
+
+def heard_together(
+    grouping: Grouping,
+    readers: Mapping[str, Sequence[Reader]],
+    orders: Mapping[str, Order],
+    gone: Mapping[str, int],
+    feeds: Sequence[Mapping[str, Array]],
+    threads: int = 0,
+) -> float:
+    """The noise at the output when several groups lose their first channels at once, so many each.
+
+    Every layer makes up for what it reads as if those before it were whole: later ones would do better with
+    what they really get, so this compares ways to cut and does not predict what refit leaves.
+    """
+    trace = grouping.trace
+    lost: dict[ir.Node, tuple[Reader, float, list[Array]]] = {}
+    for name, count in gone.items():
+        for reader in readers.get(name, ()) if count else ():
+            entry = lost.setdefault(reader.node, (reader, orders[name].damping, []))
+            entry[2].append(_columns(reader, orders[name], count))
+    twins = Twins(trace.model)
+    for reader, damping, columns in lost.values():
+        _make_up(reader, np.concatenate(columns), damping, twins)
+    whole = _outputs(trace, Twins(trace.model), feeds, threads)
+    return _noise(whole, _outputs(trace, twins, feeds, threads))
+
+
+def _columns(reader: Reader, order: Order, count: int) -> Array:
+    """Columns of the first channels to go."""
+    return np.asarray(reader.columns[order.channels[:count]].reshape(-1))
 
 
 def _curve(error: Array, marks: list[tuple[float, float]]) -> Array:
@@ -86,9 +117,9 @@ def unseen(feeds: Iterable[Mapping[str, Array]], samples: int) -> list[dict[str,
     ]
 
 
-def _make_up(reader: Reader, gone: Array, damping: float, twins: Twins) -> None:
-    """Take channels of one reader away in a copy, the others making up for them as one half of the samples says."""
-    w = made_up(reader, reader.columns[gone].reshape(-1), damping, 0)
+def _make_up(reader: Reader, columns: Array, damping: float, twins: Twins) -> None:
+    """Take columns of one reader away in a copy, the others making up for them as one half of the samples says."""
+    w = made_up(reader, columns, damping, 0)
     node = twins.nodes[reader.node]
     value = node.inputs[1]
     tensor = constant(value)

@@ -42,11 +42,18 @@ class Stair(Record, frozen=True, kw_only=True):
     other: float
 
 
+class Aim(Record, frozen=True, kw_only=True):
+    """In which way channels were spread, and at which share of what it counts, so that a measured time came out."""
+
+    way: str
+    share: float
+
+
 class Staircase(Record, frozen=True, kw_only=True):
-    """Drafts of one model, the whole one first; `aims` says which modelled share made a measured one (as text)."""
+    """Drafts of one model, the whole one first; `aims` says what kept which budget of measured time (as text)."""
 
     stairs: tuple[Stair, ...]
-    aims: dict[str, float] = msgspec.field(default_factory=dict)
+    aims: dict[str, Aim] = msgspec.field(default_factory=dict)
 
     def curve(self, layer: str) -> tuple[float, ...]:
         """Milliseconds of a layer in every draft; no draft takes longer than a wider one."""

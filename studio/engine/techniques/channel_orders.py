@@ -5,7 +5,7 @@ The one thing to know: nothing here depends on how many channels go, so a slider
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from studio.engine.graph import Model
 from studio.engine.groups.grouping import Grouping, find_groups
@@ -20,7 +20,7 @@ from studio.engine.pruning.criteria import (
     felt_values,
     readers,
 )
-from studio.engine.pruning.gains import heard, unseen
+from studio.engine.pruning.gains import heard, heard_together, unseen
 from studio.engine.pruning.moments import second_moments
 from studio.engine.pruning.orders import Order, Reader
 from studio.engine.techniques.contract import Context
@@ -174,3 +174,25 @@ def weighed(
     made = heard(grouping, reading, orders, feeds, context.progress.part(0.2, 0.3), context.threads)
     memo[key] = made
     return made
+
+
+def judge_of(
+    listing: Listing, grouping: Grouping, orders: Mapping[str, Order], context: Context
+) -> Callable[[Mapping[str, int]], float]:
+    """What compares ways to spread a budget: the error of kept widths, the lower the better.
+
+    With calibration data it is measured at the output on samples that did not teach, all groups cut at once;
+    without, it is what the orders say, added up.
+    """
+    widths = {g.record.name: g.record.width for g in grouping.groups}
+    data = context.calibration
+    reading = _readers(listing, grouping, context)
+    feeds = [] if data is None else unseen(data.feeds(), _PROBE_SAMPLES)
+
+    def error(kept: Mapping[str, int]) -> float:
+        gone = {name: widths[name] - count for name, count in kept.items()}
+        if not reading:
+            return float(sum(orders[name].error[count] for name, count in gone.items()))
+        return heard_together(grouping, reading, orders, gone, feeds, context.threads)
+
+    return error
