@@ -37,6 +37,8 @@ _GLANCED = 4_000_000
 # Numbers in the samples that single values are tried on.
 _SURVEYED = 1_200_000
 _FEWEST, _MOST = 1, 64
+# Multiplications that trying single values may take altogether; a machine does a few 10⁹ a second.
+_EFFORT = 1e11
 # Numbers in the samples that are run together, and how many these may be.
 _TOGETHER, _MOST_TOGETHER = 200_000, 16
 # What is tried where whole ranges are poor.
@@ -100,7 +102,8 @@ def fast(
     progress.tick(0.4, "Little of the answer is left: looking closer")
     kept: Mapping[str, float] = {}
     if work is not None:
-        few = first_samples(data, _SURVEYED)
+        most = int(_EFFORT / max(1, len(shop.placed.sites) * sum(work.values())))
+        few = first_samples(data, _SURVEYED, most)
         findings = survey(shop, weights, seen, few, progress.part(0.4, 0.8), threads, thorough=False)
         numbers = found.choice
         kept = find_islands(shop, findings, work, lambda s: judge.noise(s.build(numbers.of(s.layers))))
@@ -143,11 +146,17 @@ def _better_biases(
     return min(found, key=lambda outcome: outcome.noise)
 
 
-def first_samples(data: Dataset, numbers: int) -> list[Feed]:
-    """The first samples that hold about so many numbers, in batches small enough for the memory that runs take."""
+def first_samples(data: Dataset, numbers: int, most: int = _MOST) -> list[Feed]:
+    """The first samples that hold about so many numbers, in batches small enough for the memory that runs take.
+
+    Args:
+        data: is not read beyond these.
+        numbers: in all of them together.
+        most: samples; one is taken in any case.
+    """
     first = next(iter(data.take(max(1, data.batch_size(1))).feeds(1)))
     each = max(1, sum(array.size for array in first.values()) // data.batch_size(1))
-    count = int(np.clip(numbers // each, _FEWEST, _MOST))
+    count = int(np.clip(min(numbers // each, most), _FEWEST, _MOST))
     batch = int(np.clip(_TOGETHER // each, 1, _MOST_TOGETHER))
     return list(data.take(max(count, data.batch_size(1))).feeds(batch))
 

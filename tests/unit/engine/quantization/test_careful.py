@@ -21,7 +21,7 @@ from studio.engine.quantization.alone import Alone
 from studio.engine.quantization.calibrate import choose_range, observe
 from studio.engine.quantization.islands import find_islands
 from studio.engine.quantization.nearby import Nearby
-from studio.engine.quantization.recipe import rounded
+from studio.engine.quantization.recipe import first_samples, rounded
 from studio.engine.quantization.search import Judge
 from studio.engine.quantization.static import Choice, Workshop
 from studio.engine.quantization.survey import survey
@@ -142,6 +142,16 @@ def test_whatever_work_they_do_layers_stay_in_float_that_would_make_the_answer_w
     plan = plan_step(listing, step, Context(calibration=data, threads=1))
     assert [action.layer for action in plan.actions] == ["first_node"]
     assert [refusal.better for refusal in plan.refusals] == [True, True]
+
+
+def test_looking_closer_takes_as_many_samples_as_there_is_time_for(tmp_path: Path) -> None:
+    listing = list_layers(spoiled(50.0).model, {"N": 4})
+    np.savez(tmp_path / "data.npz", **FEED)
+    data = open_data(DataSpec(path=str(tmp_path / "data.npz")), listing.inputs, dict(listing.input_sizes))
+    counts = [
+        sum(len(feed["x"]) for feed in first_samples(data, 10**9, most)) for most in (0, 3, data.samples)
+    ]
+    assert counts == [1, 3, data.samples]
 
 
 def test_a_preview_does_not_search_and_says_so(tmp_path: Path) -> None:
