@@ -8,6 +8,7 @@ Source: Xiao et al. 2023, "SmoothQuant", eq. 4.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -140,6 +141,15 @@ def behind_nonlinearity(node: ir.Node, shapes: Shapes) -> bool:
             continue
         return False
     return False
+
+
+def several_rows(node: ir.Node, shapes: Shapes, model: Model) -> bool:
+    """Whether a layer reads more rows than there are samples, as far as shapes tell: rows of tokens, say."""
+    dims = shapes.of(node.inputs[0])
+    given = [d for value in model.graph.inputs if (d := shapes.of(value))]
+    if dims is None or not given or not all(isinstance(d, int) for d in (*dims, *(d[0] for d in given))):
+        return True
+    return math.prod(int(d) for d in dims[:-1]) > max(int(d[0]) for d in given)
 
 
 def write(model: Model, keys: Sequence[str], rows: Mapping[str, Rows] | None) -> None:

@@ -123,11 +123,12 @@ def _integer(listing: Listing, name: str, settings: QuantizeDynamic, context: Co
 
 
 def _by_row(listing: Listing, name: str, settings: QuantizeDynamic) -> bool:
-    """Whether rows are brought to one range before they become integers: behind a nonlinearity."""
+    """Whether rows are brought to one range before they become integers: several a sample, behind a nonlinearity."""
     node = listing.nodes[name].node
     return (
         settings.form == "auto"
         and node.op_type != "Conv"
+        and smoothing.several_rows(node, listing.shapes, listing.model)
         and smoothing.behind_nonlinearity(node, listing.shapes)
     )
 

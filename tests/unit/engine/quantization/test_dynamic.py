@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto
 from support import nets
@@ -154,3 +155,27 @@ def test_a_table_of_few_values_takes_on_outliers_like_other_weights(tmp_path: Pa
     plan = plan_step(listing, Step(settings=QuantizeDynamic()), context)
     result = find(QuantizeDynamic()).apply(listing, plan, context)
     assert np.square(run(result, x) - run(model, x)).mean() < 1e-3 * np.square(run(model, x)).mean()
+
+
+def test_a_layer_that_reads_one_row_a_sample_needs_no_range_by_row() -> None:
+    net = nets.Net()
+    x = net.add("Relu", [net.add("MatMul", ["x", net.weight("a", WIDTH, WIDTH)], "first")], "bent")
+    net.add("MatMul", [x, net.weight("b", WIDTH, WIDTH)], "y")
+    shapes: dict[str, list[int | str]] = {"rows": ["N", WIDTH], "tokens": ["N", 4, WIDTH]}
+    several = {}
+    for name, shape in shapes.items():
+        proto = net.build({"x": (TensorProto.FLOAT, shape)}, {"y": (TensorProto.FLOAT, shape)})
+        model = graph.Model(ir.from_proto(proto))
+        listing = list_layers(model, {"N": 8})
+        several[name] = smoothing.several_rows(list(model.graph)[-1], listing.shapes, model)
+    assert several == {"rows": False, "tokens": True}
+
+
+def test_what_a_run_reaches_is_its_range_whatever_other_runs_reach() -> None:
+    rows = smoothing.Rows()
+    small = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
+    rows.add(small)
+    rows.add(100 * small)
+    ones = np.ones(4, np.float32)
+    error = np.abs(rows.sample.rounded(ones) - rows.sample.rows).reshape(2, -1).max(axis=1)
+    assert error[1] == pytest.approx(100 * error[0], rel=0.05)
