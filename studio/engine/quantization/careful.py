@@ -201,7 +201,12 @@ def _fed_back(
         total=len(feeds),
         threads=threads,
     )
-    for key in progress.part(0.6, 1.0).over(list(moments), lambda k: f"Rounding {k}"):
-        axis = out_axis(shop.layers[key])
-        found[key] = integers.fed_back(shop.weight(key), axis, bits, moments[key], damping=_DAMPING)
+    # Layers that share weights share their integers: these suit what all of them read.
+    sharing: dict[tuple[object, ...], list[str]] = {}
+    for key, moment in moments.items():
+        sharing.setdefault((shop.layers[key].inputs[1], moment.shape), []).append(key)
+    for keys in progress.part(0.6, 1.0).over(list(sharing.values()), lambda ks: f"Rounding {ks[0]}"):
+        axis, moment = out_axis(shop.layers[keys[0]]), np.sum([moments[key] for key in keys], axis=0)
+        fitted = integers.fed_back(shop.weight(keys[0]), axis, bits, moment, damping=_DAMPING)
+        found.update(dict.fromkeys(keys, fitted))
     return found

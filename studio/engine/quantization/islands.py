@@ -82,7 +82,10 @@ def _left(shop: Workshop, findings: Mapping[str, Finding]) -> float:
 
 
 def _around(shop: Workshop, name: str) -> set[str]:
-    """The layers that make a site and those that read it."""
+    """The layers that make a site and those that read it; and those that share weights with them.
+
+    Shared weights that one reads in float and another as integers would be stored twice.
+    """
     value = shop.placed.sites[name].last
     found = {node_key(user) for user, _ in value.uses()} & shop.layers.keys()
     waiting, seen = [value], set[ir.Value]()
@@ -96,4 +99,5 @@ def _around(shop: Workshop, name: str) -> set[str]:
             found.add(node_key(producer))
         else:
             waiting.extend(v for v in producer.inputs if v is not None)
-    return found
+    weights = {shop.layers[key].inputs[1] for key in found}
+    return {key for key, node in shop.layers.items() if key in found or node.inputs[1] in weights}

@@ -5,7 +5,7 @@ Equation: a layer computes y = Σ w·x + b on integers when x = s_x (q_x − z_x
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -203,10 +203,18 @@ def out_axis(node: ir.Node) -> int:
     return len(weight.shape) - 1
 
 
+Stored: TypeAlias = dict[str, list[ir.Value]]
+
+
 def write_layer(
-    model: Model, node: ir.Node, weights: LayerWeights, bias: Array | None, input_scale: float
-) -> int:
-    """Replace a layer's weight and bias by integers behind DequantizeLinear; the bytes stored.
+    model: Model,
+    node: ir.Node,
+    weights: LayerWeights,
+    bias: Array | None,
+    input_scale: float,
+    stored_before: Stored,
+) -> None:
+    """Replace a layer's weight and bias by integers behind DequantizeLinear.
 
     Args:
         model: changed in place.
@@ -214,50 +222,54 @@ def write_layer(
         weights: its integers.
         bias: float, stored as int32; None for a MatMul.
         input_scale: of the site that the layer reads.
+        stored_before: integers, scales and zero points by the name of the float weight, which layers may share; added to.
     """
     name = node.inputs[1].name or "weight"  # type: ignore[union-attr]
     if bias is not None:
         weights = weights.holding(bias, input_scale)
     stored = grids.stored(weights.q, 8, signed=True)
-    node.replace_input_with(
-        1, _dequantized(model, node, name, stored, weights.scale, weights.axis, weights.zero)
-    )
-    total = stored.nbytes + weights.scale.nbytes
+    arrays = {"quantized": stored, "scale": weights.scale}
+    # onnxruntime fuses Gemm only where the zero point is there, even if it is zero.
+    if weights.zero is not None or node.op_type != "Conv":
+        zero = np.zeros(weights.scale.shape, np.int32) if weights.zero is None else weights.zero
+        arrays["zero"] = zero.reshape(weights.scale.shape).astype(stored.dtype)
+    kept = stored_before.get(name, [])
+    if not _hold(kept, list(arrays.values())):
+        kept = _constants(model, node, name, arrays)
+        stored_before[name] = kept
+    node.replace_input_with(1, _dequantized(model, node, name, kept, weights.axis))
     if bias is not None:
         scale = np.asarray(np.float32(input_scale) * weights.scale, np.float32)
         q = np.clip(np.rint(bias / scale.astype(np.float64)), -(2**31), 2**31 - 1).astype(np.int32)
         if len(node.inputs) < 3:
             node.resize_inputs(3)
-        bias_name = f"{node.name or name}_bias"
-        node.replace_input_with(
-            2, _dequantized(model, node, bias_name, q, scale, None if weights.axis is None else 0)
-        )
-        total += q.nbytes + scale.nbytes
-    return total
+        name = f"{node.name or name}_bias"
+        kept = _constants(model, node, name, {"quantized": q, "scale": scale})
+        node.replace_input_with(2, _dequantized(model, node, name, kept, None if weights.axis is None else 0))
+
+
+def _constants(model: Model, node: ir.Node, name: str, arrays: Mapping[str, Array]) -> list[ir.Value]:
+    return [
+        edit.add_constant(model, edit.owner(node), f"{name}_{what}", numbers)
+        for what, numbers in arrays.items()
+    ]
+
+
+def _hold(values: list[ir.Value], arrays: list[Array]) -> bool:
+    """Whether constants are these numbers."""
+    return len(values) == len(arrays) and all(
+        np.array_equal(np.asarray(array(v)), a) for v, a in zip(values, arrays, strict=True)
+    )
 
 
 def _dequantized(
-    model: Model,
-    node: ir.Node,
-    name: str,
-    q: Array,
-    scale: Array,
-    axis: int | None,
-    zero: Array | None = None,
+    model: Model, node: ir.Node, name: str, inputs: Sequence[ir.Value], axis: int | None
 ) -> ir.Value:
-    graph = edit.owner(node)
-    inputs = [
-        edit.add_constant(model, graph, f"{name}_quantized", q),
-        edit.add_constant(model, graph, f"{name}_scale", scale),
-    ]
-    # onnxruntime fuses Gemm only where the zero point is there, even if it is zero.
-    if zero is not None or node.op_type != "Conv":
-        stored = np.zeros(scale.shape, q.dtype) if zero is None else zero.reshape(scale.shape).astype(q.dtype)
-        inputs.append(edit.add_constant(model, graph, f"{name}_zero", stored))
+    """What integers with their scale and zero point stand for, in front of a node."""
     attributes = {} if axis is None else {"axis": axis}
     restore = edit.make_node(
         model, "DequantizeLinear", inputs, attributes, name=f"{name}_restore", dtype=ir.DataType.FLOAT
     )
-    restore.outputs[0].shape = ir.Shape(q.shape)
-    graph.insert_before(node, restore)
+    restore.outputs[0].shape = inputs[0].shape
+    edit.owner(node).insert_before(node, restore)
     return restore.outputs[0]

@@ -20,7 +20,7 @@ from studio.engine.quantization import repair
 from studio.engine.quantization import weights as integers
 from studio.engine.quantization.calibrate import Feed, Observed, Watch
 from studio.engine.quantization.placement import LAYERS, Placement, place
-from studio.engine.quantization.qdq import LayerWeights, out_axis, write_layer, write_sites
+from studio.engine.quantization.qdq import LayerWeights, Stored, out_axis, write_layer, write_sites
 from studio.engine.quantization.simplify import array, simplify
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -175,10 +175,11 @@ class Workshop:
         by_key = {node_key(n): n for n in nodes}
         sources = {key: by_key[key].inputs[0].name or "" for key in choice.weights}  # type: ignore[union-attr]
         grids = write_sites(result, placed, choice.ranges, self.grid.activation_bits)
+        stored: Stored = {}
         for key, weights in choice.weights.items():
-            node = by_key[key]
             grid = grids[sources[key]]
-            write_layer(result, node, weights, self._bias(choice, key, grid.rest), grid.dq_scale)
+            bias = self._bias(choice, key, grid.rest)
+            write_layer(result, by_key[key], weights, bias, grid.dq_scale, stored)
         edit.remove_dead(result)
         return result
 
