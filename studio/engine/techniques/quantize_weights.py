@@ -25,6 +25,7 @@ from studio.engine.quantization.grids import sqnr_db
 from studio.engine.quantization.invented import invent, table_inputs
 from studio.engine.quantization.moments import layer_moments
 from studio.engine.quantization.promise import promise
+from studio.engine.quantization.scaling import Scaled, scale_inputs
 from studio.engine.quantization.sequential import InOrder, Samples
 from studio.engine.quantization.weight_only import Array, Target
 from studio.engine.techniques.contract import Context
@@ -62,24 +63,25 @@ class WeightOnly:
                 words[name] = weight_only.describe(listing.nodes[name].node, settings)
         if not words:
             return promise(listing, step, None, {}, refusals)
-        drafted = _write(listing, settings, list(words), None, Context())
+        drafted = _write(listing.model, listing, settings, list(words), None, Context())
         return promise(listing, step, drafted, words, refusals, _notes(listing, settings, drafted, context))
 
     def draft(self, listing: Listing, plan: Plan, context: Context) -> Model:
         """See `Drafting.draft`."""
         del context
         settings = cast("QuantizeWeights", plan.step.settings)
-        return _write(listing, settings, [a.layer for a in plan.actions], None, Context())
+        names = [a.layer for a in plan.actions]
+        return _write(listing.model, listing, settings, names, None, Context())
 
     def apply(self, listing: Listing, plan: Plan, context: Context) -> Model:
         """See `Technique.apply`."""
         settings = cast("QuantizeWeights", plan.step.settings)
         names = [a.layer for a in plan.actions]
+        scaled = _scaled(listing, names, settings, context)
         if settings.preset == "careful" and context.calibration is not None:
-            ready = _in_order(listing, settings, names, context)
-            return _write(listing, settings, names, {}, context, ready)
-        moments = _moments(listing, names, settings, context, context.progress.part(0.0, 0.4))
-        return _write(listing, settings, names, moments, context)
+            ready = _in_order(scaled.model, listing, settings, names, context)
+            return _write(scaled.model, listing, settings, names, {}, context, ready)
+        return _write(scaled.model, listing, settings, names, scaled.moments, context)
 
 
 def _no_such_grid(settings: QuantizeWeights) -> tuple[str, str] | None:
@@ -178,21 +180,40 @@ def _made_up(listing: Listing, seed: int) -> Dataset | None:
     return None
 
 
+def _scaled(listing: Listing, names: list[str], settings: QuantizeWeights, context: Context) -> Scaled:
+    """The model with inputs scaled where that pays, and the second moments of what its layers read.
+
+    Without samples of the user's, made-up ones give the moments, but nothing is scaled by them.
+    """
+    wanted = settings.scale_inputs and context.calibration is not None and settings.bits < 8
+    if settings.preset == "careful" and context.calibration is not None and not wanted:
+        return Scaled(listing.model, {}, 0)
+    moments = _moments(listing, names, settings, context, context.progress.part(0.0, 0.1 if wanted else 0.4))
+    if not wanted:
+        return Scaled(listing.model, moments, 0)
+    keys = [layer.record.key for name in names if not (layer := listing.nodes[name]).path]
+    scaled = scale_inputs(listing.model, keys, moments, settings, context.progress.part(0.1, 0.15))
+    if scaled.layers:
+        count = "1 layer" if scaled.layers == 1 else f"{scaled.layers} layers"
+        context.note(f"Inputs of {count} are scaled, so that weights that meet large ones are rounded finer.")
+    return scaled
+
+
 def _in_order(
-    listing: Listing, settings: QuantizeWeights, names: list[str], context: Context
+    model: Model, listing: Listing, settings: QuantizeWeights, names: list[str], context: Context
 ) -> dict[str, Blocks]:
     """Weights of the main graph, each fitted to what the layers before it have lost; by the name of their constant."""
     keys = [layer.record.key for name in names if not (layer := listing.nodes[name]).path]
     chosen = _samples(listing, keys, context)
-    work = InOrder(listing.model, keys, settings, chosen, context.threads)
-    return work.fit(context.progress.part(0.15, 0.9))
+    work = InOrder(model, keys, settings, chosen, context.threads)
+    return work.fit(context.progress.part(0.3, 0.9))
 
 
 def _samples(listing: Listing, keys: list[str], context: Context) -> Samples:
     """The calibration samples, made-up ones for models that read tokens, and which rows of them matter."""
     data = context.calibration
     assert data is not None
-    progress = context.progress.part(0.0, 0.15)
+    progress = context.progress.part(0.15, 0.3)
     feeds = [dict(feed) for feed in progress.over(data.take(_HELD).feeds(), lambda _: "Reading samples")]
     if len(feeds) == 1:  # two halves are compared
         feeds = _halves(feeds[0])
@@ -232,7 +253,7 @@ def _rows_that_matter(
         return {}
     found: dict[str, list[Array]] = {key: [] for key in names}
     probed = gradients(
-        listing.model, list(dict.fromkeys(names.values())), feeds, context.seed, context.progress.part(0.05, 0.15),
+        listing.model, list(dict.fromkeys(names.values())), feeds, context.seed, context.progress.part(0.2, 0.3),
         len(feeds),
     )  # fmt: skip
     for _values, felt in probed:
@@ -243,6 +264,7 @@ def _rows_that_matter(
 
 
 def _write(
+    model: Model,
     listing: Listing,
     settings: QuantizeWeights,
     names: list[str],
@@ -250,10 +272,10 @@ def _write(
     context: Context,
     ready: Mapping[str, Blocks] | None = None,
 ) -> Model:
-    """The model with the named layers' weights as integers; blank ones where `moments` is None."""
+    """A model of the listing's structure with the named layers' weights as integers; blank ones where `moments` is None."""
     targets = [Target(name, listing.nodes[name].record.key, listing.nodes[name].path) for name in names]
     writer = weight_only.Writer(
-        listing.model, settings, targets, moments, weight_only.layer_constants(listing), ready
+        model, settings, targets, moments, weight_only.layer_constants(listing), ready
     )
     progress = context.progress.part(0.4 if ready is None else 0.9, 1.0)
     for done, target in enumerate(targets):

@@ -70,6 +70,15 @@ class QuantizeWeights(Settings, frozen=True, kw_only=True, tag="quantize_weights
             extra_json_schema={"choices": {"squares": "Least squares", "hqq": "HQQ"}, "advanced": True},
         ),
     ] = "squares"
+    scale_inputs: Annotated[
+        bool,
+        Meta(
+            title="Scale inputs (AWQ)",
+            description="With calibration data, weights that meet large inputs are rounded finer where the norm or product "
+            "before a layer can take the factors and the layer then answers better. Costs nothing at run time.",
+            extra_json_schema={"advanced": True},
+        ),
+    ] = True
     preset: Annotated[
         Literal["fast", "careful"],
         Meta(
