@@ -168,8 +168,8 @@ class Workshop:
             found[key] = integers.zeros(shape, self.axis(key), symmetric=self.grid.symmetric)
         return Choice(found)
 
-    def build(self, choice: Choice) -> Model:
-        """A copy with Q/DQ nodes and integer weights."""
+    def build(self, choice: Choice, *, share: bool = True) -> Model:
+        """A copy with Q/DQ nodes and integer weights; `share`: layers that share weights share their integers."""
         result = copy(self.model)
         placed, nodes = _on_copy(self.placed, self.model, result)
         by_key = {node_key(n): n for n in nodes}
@@ -179,7 +179,7 @@ class Workshop:
         for key, weights in choice.weights.items():
             grid = grids[sources[key]]
             bias = self._bias(choice, key, grid.rest)
-            write_layer(result, by_key[key], weights, bias, grid.dq_scale, stored)
+            write_layer(result, by_key[key], weights, bias, grid.dq_scale, stored if share else {})
         edit.remove_dead(result)
         return result
 

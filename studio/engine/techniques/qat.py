@@ -77,7 +77,7 @@ class AwareTraining:
 
     def _structure(self, listing: Listing, step: Step, names: list[str]) -> Model:
         shop = _workshop(listing, names)
-        return _narrowed(shop.build(shop.blank()), list(shop.layers), _settings(step).weights)
+        return _narrowed(shop.build(shop.blank(), share=False), list(shop.layers), _settings(step).weights)
 
     def apply(self, listing: Listing, plan: Plan, context: Context) -> Model:
         """See `Technique.apply`."""
@@ -92,7 +92,7 @@ class AwareTraining:
                 "neither training nor calibration data were given",
             )
         shop = _workshop(listing, [a.layer for a in plan.actions])
-        model = shop.build(_first_choice(shop, settings, context))
+        model = shop.build(_first_choice(shop, settings, context), share=False)
         module, latents = _with_masters(model, shop, settings.weights, _others(listing, plan))
         wanted = lesson(plan, data, context, teacher=context.teacher or listing.model)
         late = replace(context, progress=context.progress.part(0.1, 1.0))

@@ -282,3 +282,18 @@ def test_weights_that_layers_share_are_stored_once(preset: str, tmp_path: Path) 
     assert [tuple(v.shape or ()) for v in stored] == [(8, 8, 3, 3)]
     assert kernels(result, tmp_path)["QLinearConv"] == 3
     assert list_layers(result, {"N": 4}).cost.bytes == plan.after.bytes
+
+
+def test_integers_that_are_trained_apart_are_stored_apart() -> None:
+    net = Net(3)
+    x = net.add("Conv", ["x", net.weight("w", 4, 4, 1, 1)], "a")
+    net.add("Conv", [x, "w"], "y")
+    shape: list[int | str] = ["N", 4, 5, 5]
+    proto = net.build({"x": (TensorProto.FLOAT, shape)}, {"y": (TensorProto.FLOAT, shape)})
+    model = Model(ir.from_proto(proto))
+    shop = Workshop(model, list_layers(model, {"N": 2}).shapes, ["a", "y"])
+    counts = []
+    for share in (True, False):
+        built = shop.build(shop.blank(), share=share)
+        counts.append(sum(v.dtype == ir.DataType.INT8 for v in built.graph.initializers.values()))
+    assert counts == [1, 2]
