@@ -18,18 +18,20 @@ from studio.engine.pruning.staircase import Staircase
 
 Resource = Literal["macs", "params", "bytes", "latency"]
 
-# Blocked layouts make widths of a multiple of 16 the fast ones; narrow layers gain nothing from it.
+# Blocked layouts make widths of a multiple of 16 the fast ones. Narrow layers gain nothing from that, but below one
+# block the layout is given up and what was saved is spent on turning it back and forth.
 _FAST = 16
 _NARROW = 64
 _STEPS = 32
 
 
 def rounded(width: int, keep: float, round_to: int, minimum: int, kind: str) -> int:
-    """The width to keep: at least `minimum`, wide groups rounded up to what is fast."""
+    """The width to keep: at least `minimum`, wide groups rounded up to what is fast, others not below a block."""
     unit = round_to or (_FAST if width >= _NARROW else 1)
     if kind != "plain":
         unit = 1
-    wanted = max(keep, minimum, 1)
+    block = _FAST if not round_to and kind == "plain" and width > _FAST else 1
+    wanted = max(keep, minimum, block)
     count = int(np.ceil(wanted / unit - 1e-9)) * unit if unit > 1 else int(np.ceil(wanted - 1e-9))
     return min(width, count)
 
