@@ -20,6 +20,8 @@ from studio.engine.quantization.survey import Finding
 _TOO_MUCH, _LITTLE = 10**-2.1, 10**-2.5
 # Share of the multiplications that may be left in float; any, where the answer would be worthless.
 _WORK, _WORTHLESS = 0.25, 10**-1.0
+# A site that makes most of the noise, where there is more than that, may cost any work, too.
+_MOST, _HEARD = 0.5, 10**-2.0
 # Sites that make less than this share of the noise are not worth an island.
 _WORTH = 0.01
 # How often what is left is measured, and with how much noise one goes on.
@@ -67,7 +69,8 @@ def _noisiest(
         if left < little or noise < _WORTH * left:
             break
         around = {key for key in _around(shop, name) if key not in kept}
-        if not around or sum(work[key] for key in {*kept, *around}) > share * total:
+        alone = noise > _MOST * left and left > _HEARD
+        if not around or sum(work[key] for key in {*kept, *around}) > (1.0 if alone else share) * total:
             continue
         rest = _left(shop.without({*kept, *around}), findings)
         if rest < left:

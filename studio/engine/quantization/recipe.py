@@ -19,6 +19,7 @@ from studio.engine.dataset import Dataset
 from studio.engine.graph import Model
 from studio.engine.quantization import repair
 from studio.engine.quantization.calibrate import Calibrator, Feed, Observed, choose_range, observe
+from studio.engine.quantization.felt import SAMPLES, Probe, felt_ranges
 from studio.engine.quantization.islands import find_islands
 from studio.engine.quantization.qdq import LayerWeights
 from studio.engine.quantization.search import Judge
@@ -28,8 +29,8 @@ from studio.records.steps import QuantizeStatic
 
 Array: TypeAlias = npt.NDArray[Any]
 
-# Noise in the answers (a share of their power) above which the quick way looks closer.
-POOR = 10**-1.5
+# Noise in the answers (a share of their power) that is told, and above which the quick way looks closer.
+POOR, _CLOSER = 10**-1.5, 10**-2.0
 # With less noise than this corrected biases are taken unquestioned.
 _GOOD = 10**-2.5
 # Bytes of the samples that candidates are compared on, and their answers.
@@ -73,6 +74,7 @@ def fast(
     progress: Progress,
     threads: int,
     work: Mapping[str, int] | None = None,
+    probe: Probe | None = None,
 ) -> Outcome:
     """One pass over the data for ranges and means, biases corrected unless that harms; more only where that is poor.
 
@@ -83,21 +85,30 @@ def fast(
         progress: of it all.
         threads: of the runtime.
         work: multiplications by layer; None = all layers are to run on integers.
+        probe: what finds gradients; None = there are none for this model.
     """
-    auto, task_aware = settings.calibrator == "auto", settings.calibrator == "answer"
-    kind = calibrator_of(settings)
+    auto, task_aware = settings.calibrator == "auto", settings.calibrator in {"answer", "gradient"}
+    kind = calibrator_of(settings, probe)
     part = progress.part(0.0, 0.3 if auto or task_aware else 0.9)
     judge = Judge(threads, _MOST, _GLANCED)
     seen = observed(shop, data, part, threads, samples=kind != "minmax", judge=judge)
     weights = rounded(shop, 7 if settings.reduce_range else 8)
     ranges = {k: choose_range(o, kind, settings.percentile) for k, o in seen.items()}
-    if task_aware:
+    if settings.calibrator == "answer":
         few = first_samples(data, _SURVEYED)
         findings = survey(shop, weights, seen, few, progress.part(0.3, 0.9), threads)
         ranges = {name: finding.bounds for name, finding in findings.items()}
+    felt: Mapping[str, tuple[float, float]] = {}
+    if settings.calibrator == "gradient" and probe is not None:
+        few = list(data.take(SAMPLES).feeds(1))
+        felt = felt_ranges(shop, seen, few, probe, progress.part(0.3, 0.9))
     progress.tick(0.9 if not auto else 0.3, "Comparing biases")
     found = _better_biases(shop, weights, seen, ranges, judge)
-    if not auto or found.noise < POOR or len(shop.layers) < 2:
+    if felt:
+        found = min(
+            found, _better_biases(shop, weights, seen, felt, judge), key=lambda outcome: outcome.noise
+        )
+    if not auto or found.noise < _CLOSER or len(shop.layers) < 2:
         return found
     progress.tick(0.4, "Little of the answer is left: looking closer")
     kept: Mapping[str, float] = {}
@@ -119,9 +130,11 @@ def fast(
     return found
 
 
-def calibrator_of(settings: QuantizeStatic) -> Calibrator:
+def calibrator_of(settings: QuantizeStatic, probe: Probe | None) -> Calibrator:
     """How ranges are chosen at first: whole ones where the answer decides afterwards."""
     match settings.calibrator:
+        case "gradient":
+            return "mse" if probe is None else "minmax"
         case "auto" | "answer":
             return "minmax"
         case kind:
