@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from studio.base.progress import Progress
 from studio.engine import execute
-from studio.engine.graph import Model, node_key
+from studio.engine.graph import Model, graphs, node_key
 from studio.engine.quantization.calibrate import Feed
 from studio.engine.quantization.simplify import array, ints
 
@@ -35,7 +35,7 @@ def layer_moments(
     """Σ x xᵀ over what each layer multiplies with one row of its weights.
 
     Args:
-        model: the layers lie in its main graph.
+        model: the layers lie in its main graph or in bodies of If, Loop and Scan.
         nodes: Conv, MatMul, Gemm with constant weights; others are left out.
         feeds: what the model runs on.
         progress: ticked before each run.
@@ -43,17 +43,26 @@ def layer_moments(
         threads: of the runtime.
 
     Returns:
-        By node key: (groups, k, k) for a Conv, with k = input channels of a group × taps; (1, k, k) for the others.
+        By `place` of the layer: (groups, k, k) for a Conv, with k = input channels of a group × taps; (1, k, k) for the
+        others. Layers whose inputs no branch that ran has made are missing.
     """
     sums: dict[str, Array] = {}
-    chosen = [n for n in nodes if n.op_type in {"Conv", "MatMul", "Gemm"} and n.inputs[0] is not None]
-    names = list(dict.fromkeys(n.inputs[0].name or "" for n in chosen))  # type: ignore[union-attr]
+    chosen = {n for n in nodes if n.op_type in {"Conv", "MatMul", "Gemm"} and n.inputs[0] is not None}
+    homes = {v: path for path, graph in graphs(model) for v in _made_in(path, graph)}
+    read = [
+        (node, place(path, node_key(node)), place(homes.get(value, ""), value.name or ""))
+        for path, graph in graphs(model)
+        for node in graph
+        if node in chosen and (value := node.inputs[0]) is not None
+    ]
+    names = list(dict.fromkeys(name for *_, name in read))
     if not names:
         return sums
     for values in execute.stream(model, names, feeds, progress, threads, total=total):
         shared: dict[str, Array] = {}
-        for node in chosen:
-            name = node.inputs[0].name or ""  # type: ignore[union-attr]
+        for node, key, name in read:
+            if name not in values:
+                continue
             if node.op_type == "Conv":
                 product = _product(rows_of(node, values[name]))
             else:
@@ -61,9 +70,18 @@ def layer_moments(
                     shared[name] = _product(rows_of(node, values[name]))
                 product = shared[name]
             if product.size:
-                key = node_key(node)
                 sums[key] = product if key not in sums else sums[key] + product
     return sums
+
+
+def place(path: str, key: str) -> str:
+    """A name of its own for a node or value: the one it has in its graph, behind the path of that."""
+    return f"{path}/{key}" if path else key
+
+
+def _made_in(path: str, graph: ir.Graph) -> list[ir.Value]:
+    """What a graph computes, and what a body is given."""
+    return [*(v for n in graph for v in n.outputs), *(graph.inputs if path else ())]
 
 
 def _product(rows: Array) -> Array:
@@ -96,9 +114,12 @@ def _conv_rows(node: ir.Node, x: Array) -> Array:
         return np.zeros(0)
     pads, strides = ints(node, "pads", [0] * 2 * rank), ints(node, "strides", [1] * rank)
     dilations = ints(node, "dilations", [1] * rank)
+    x = x.reshape(-1, *x.shape[-1 - rank :])  # the rounds of a loop lie along an axis in front
     padded = np.pad(x, [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)])
     extent = tuple(d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True))
     spatial = tuple(range(2, 2 + rank))
+    if any(size < e for size, e in zip(padded.shape[2:], extent, strict=True)):
+        return np.zeros(0)  # of a branch that is not for inputs like these
     windows = np.lib.stride_tricks.sliding_window_view(padded, extent, axis=spatial)
     windows = windows[(slice(None), slice(None), *(slice(None, None, s) for s in strides))]
     count = int(np.prod(windows.shape[2 : 2 + rank]))

@@ -15,6 +15,7 @@ from studio.engine.graph import Model, constant, copy, graphs, holder, node_key,
 from studio.engine.layers import Listing
 from studio.engine.quantization import blocks, packing, storage
 from studio.engine.quantization.blocks import Blocks
+from studio.engine.quantization.moments import place
 from studio.records.steps import QuantizeWeights
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -105,7 +106,7 @@ class Writer:
         model: left untouched.
         settings: bits, block size, form.
         targets: all layers that will be written.
-        moments: by the key of a layer, (groups, k, k); None writes blank weights (for plans).
+        moments: by the `place` of a layer, (groups, k, k); None writes blank weights (for plans).
         keep: names of the constants of all layers: what is left may be packed without loss.
         ready: weights that have been fitted already, by the name of their constant.
 
@@ -155,7 +156,7 @@ class Writer:
                 tensor = constant(value)
                 assert tensor is not None
                 shape = tuple(int(d) for d in tensor.shape.numpy())
-                fitted, real = self._fit(node, value, shape, kind, matrix)
+                fitted, real = self._fit(target, node, value, shape, kind, matrix)
                 if self._moments is not None and result is None:
                     result = (as_matrix(tensor.numpy(), shape, node, matrix), real)
                 if kind == "matmul":
@@ -198,6 +199,7 @@ class Writer:
 
     def _fit(
         self,
+        target: Target,
         node: ir.Node,
         value: ir.Value,
         shape: tuple[int, ...],
@@ -219,7 +221,9 @@ class Writer:
             tensor = constant(value)
             assert tensor is not None
             wide = as_matrix(tensor.numpy(), shape, node, matrix)
-            known = self._moments.get(node_key(node)) if node.op_type in {"Conv", "MatMul", "Gemm"} else None
+            known = self._moments.get(place(target.path, target.key))
+            if node.op_type not in {"Conv", "MatMul", "Gemm"}:
+                known = None
             self._done[key] = fit(wide, size, kind, settings, known, symmetric=symmetric)
         fitted = self._done[key]
         return fitted, fitted.real()

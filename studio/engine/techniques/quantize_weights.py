@@ -23,7 +23,7 @@ from studio.engine.quantization import storage, weight_only
 from studio.engine.quantization.blocks import Blocks
 from studio.engine.quantization.grids import sqnr_db
 from studio.engine.quantization.invented import invent, table_inputs
-from studio.engine.quantization.moments import layer_moments
+from studio.engine.quantization.moments import layer_moments, place
 from studio.engine.quantization.promise import promise
 from studio.engine.quantization.scaling import Scaled, scale_inputs
 from studio.engine.quantization.sequential import InOrder, Samples
@@ -80,7 +80,9 @@ class WeightOnly:
         scaled = _scaled(listing, names, settings, context)
         if settings.preset == "careful" and context.calibration is not None:
             ready = _in_order(scaled.model, listing, settings, names, context)
-            return _write(scaled.model, listing, settings, names, {}, context, ready)
+            inside = {place(n.path, n.record.key) for name in names if (n := listing.nodes[name]).path}
+            moments = {key: moment for key, moment in scaled.moments.items() if key in inside}
+            return _write(scaled.model, listing, settings, names, moments, context, ready)
         return _write(scaled.model, listing, settings, names, scaled.moments, context)
 
 
@@ -152,13 +154,13 @@ def _notes(listing: Listing, settings: QuantizeWeights, drafted: Model, context:
 def _moments(
     listing: Listing, names: list[str], settings: QuantizeWeights, context: Context, progress: Progress
 ) -> Mapping[str, Array]:
-    """Second moments of what the layers of the main graph read, also of made-up tokens; none without either."""
+    """Second moments of what the layers read, also of made-up tokens; none without either."""
     data = context.calibration
     if data is None and settings.bits < 8:
         data = _made_up(listing, context.seed)
     if data is None:
         return {}
-    nodes = [layer.node for name in names if not (layer := listing.nodes[name]).path]
+    nodes = [listing.nodes[name].node for name in names]
     key = ("moments", id(context.calibration), tuple(id(n) for n in nodes))
     if key not in context.memo:
         context.memo[key] = layer_moments(
@@ -187,7 +189,7 @@ def _scaled(listing: Listing, names: list[str], settings: QuantizeWeights, conte
     """
     wanted = settings.scale_inputs and context.calibration is not None and settings.bits < 8
     if settings.preset == "careful" and context.calibration is not None and not wanted:
-        return Scaled(listing.model, {}, 0)
+        names = [name for name in names if listing.nodes[name].path]  # the others are fitted in order
     moments = _moments(listing, names, settings, context, context.progress.part(0.0, 0.1 if wanted else 0.4))
     if not wanted:
         return Scaled(listing.model, moments, 0)
