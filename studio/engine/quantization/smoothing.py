@@ -30,6 +30,8 @@ _STRENGTHS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _ROWS_A_FEED = 64
 _ROWS = 512
 _TINY = 1e-5
+# Share of the mean peak that a channel is thought to reach if it was silent in the samples.
+_SILENT = 0.05
 
 
 @dataclass
@@ -102,7 +104,7 @@ def migration(rows: Rows, weights: Sequence[Array]) -> Array:
     sample, w = rows.sample, np.concatenate(weights, axis=1)
     wanted = sample.rows @ w
     reach = np.maximum(np.abs(w).max(axis=1), _TINY)
-    peak = np.maximum(rows.peak, _TINY)
+    peak = np.maximum(rows.peak, max(_TINY, _SILENT * float(rows.peak.mean())))
     best, least = np.ones_like(peak), _noise(sample, w, np.ones_like(peak), wanted)
     for strength in _STRENGTHS:
         s = peak**strength / reach ** (1 - strength)

@@ -125,10 +125,16 @@ def _integer(listing: Listing, name: str, settings: QuantizeDynamic, context: Co
 def _by_row(listing: Listing, name: str, settings: QuantizeDynamic) -> bool:
     """Whether rows are brought to one range before they become integers: several a sample, behind a nonlinearity."""
     node = listing.nodes[name].node
+    several = smoothing.several_rows(node, listing.shapes, listing.model)
+    return several and _uneven(listing, name, settings)
+
+
+def _uneven(listing: Listing, name: str, settings: QuantizeDynamic) -> bool:
+    """Whether single rows have outliers, behind a nonlinearity: moving them channel by channel is of no use."""
+    node = listing.nodes[name].node
     return (
         settings.form == "auto"
         and node.op_type != "Conv"
-        and smoothing.several_rows(node, listing.shapes, listing.model)
         and smoothing.behind_nonlinearity(node, listing.shapes)
     )
 
@@ -159,7 +165,7 @@ def _write(listing: Listing, step: Step, names: list[str], context: Context, *, 
         for n in products
         if not listing.nodes[n].path
         and listing.nodes[n].node.op_type != "Conv"
-        and not _by_row(listing, n, settings)
+        and not _uneven(listing, n, settings)
     ]
     if context.calibration is not None and smoothed:
         rows = None if blank else _rows(listing, smoothed, context)

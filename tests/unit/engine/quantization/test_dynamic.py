@@ -179,3 +179,14 @@ def test_what_a_run_reaches_is_its_range_whatever_other_runs_reach() -> None:
     ones = np.ones(4, np.float32)
     error = np.abs(rows.sample.rounded(ones) - rows.sample.rows).reshape(2, -1).max(axis=1)
     assert error[1] == pytest.approx(100 * error[0], rel=0.05)
+
+
+def test_a_channel_that_was_silent_in_the_samples_is_not_blown_up() -> None:
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(64, 8)) * np.linspace(1, 40, 8)).astype(np.float32)
+    x[:, 3] = 0
+    rows = smoothing.Rows()
+    rows.add(x)
+    factors = smoothing.migration(rows, [rng.normal(size=(8, 16)).astype(np.float32)])
+    assert factors.max() > 2 * factors.min(), "outliers are moved"
+    assert factors[3] > 0.02 * factors.max()
