@@ -18,6 +18,7 @@ from studio.engine.dataset import Dataset
 from studio.engine.quantization import weights as integers
 from studio.engine.quantization.calibrate import Calibrator, Feed, Observed, choose_range, observe
 from studio.engine.quantization.equalize import equalize
+from studio.engine.quantization.felt import SAMPLES, Probe, felt_ranges
 from studio.engine.quantization.islands import find_islands
 from studio.engine.quantization.moments import layer_moments
 from studio.engine.quantization.nearby import Nearby
@@ -53,6 +54,7 @@ def careful(
     progress: Progress,
     threads: int,
     work: Mapping[str, int] | None = None,
+    probe: Probe | None = None,
 ) -> Outcome:
     """Numbers for a model, and which layers had better stay in float.
 
@@ -63,6 +65,7 @@ def careful(
         progress: of it all.
         threads: of the runtime.
         work: multiplications by layer; None = all layers are to run on integers.
+        probe: what finds gradients where ranges are to be chosen by them; None = not, or there are none.
     """
     shop = _equalized(shop, first_samples(data, _JUDGED), progress.part(0.0, 0.05), threads)
     seen = observed(shop, data, progress.part(0.05, 0.15), threads, samples=True)
@@ -82,7 +85,11 @@ def careful(
     if kept:
         shop = shop.without(kept)
         search = _Search(shop, {key: weights[key] for key in shop.layers}, seen, judged, threads)
-    choice, noise = search.best(bounds, judged, settings, progress.part(0.8, 1.0))
+    felt = []
+    if probe is not None:
+        few = list(data.take(SAMPLES).feeds(1))
+        felt = [felt_ranges(shop, search.seen, few, probe, progress.part(0.8, 0.85))]
+    choice, noise = search.best(search.options(bounds, settings, felt), judged, progress.part(0.85, 1.0))
     return Outcome(shop, choice, noise, kept)
 
 
@@ -97,31 +104,44 @@ class _Search:
         feeds: list[Feed],
         threads: int,
     ) -> None:
-        self._shop, self._weights, self._seen, self._threads = shop, weights, seen, threads
+        self._shop, self._weights, self._threads = shop, weights, threads
+        self.seen = {name: seen[name] for name in shop.placed.sites}
         self._judge = Judge.of(shop.model, feeds, threads)
         self._plain = corrected(shop, weights, seen)
         self.whole = {name: choose_range(o, "minmax") for name, o in seen.items()}
 
-    def best(
-        self, bounds: Ranges, feeds: list[Feed], settings: QuantizeStatic, progress: Progress
-    ) -> tuple[Choice, float]:
+    def options(self, bounds: Ranges, settings: QuantizeStatic, felt: Sequence[Ranges]) -> list[Ranges]:
+        """The ranges that are compared, the ones to begin with first.
+
+        Args:
+            bounds: what the answer chose.
+            settings: of the step.
+            felt: what gradients chose; empty where there are none.
+        """
+        kinds: tuple[Calibrator, ...] = ()
+        every: list[Ranges] = []
+        match settings.calibrator:
+            case "auto":
+                kinds, every = ("minmax", "mse", "percentile"), [bounds]
+            case "answer":
+                every = [bounds]
+            case "gradient":
+                kinds = ("minmax",) if felt else ("mse",)
+            case kind:
+                kinds = (kind,)
+        chosen = [
+            {k: choose_range(o, kind, settings.percentile) for k, o in self.seen.items()} for kind in kinds
+        ]
+        return [*every, *chosen, *felt]
+
+    def best(self, every: Sequence[Ranges], feeds: list[Feed], progress: Progress) -> tuple[Choice, float]:
         """The best ranges, stretch by stretch, and the best biases; the noise that is left.
 
         Args:
-            bounds: ranges to begin with.
+            every: ranges to choose from, the ones to begin with first.
             feeds: samples that mean errors are taken from.
-            settings: of the step.
             progress: of the search.
         """
-        kinds: tuple[Calibrator, ...] = ("minmax", "mse", "percentile")
-        every: list[Ranges] = [bounds]
-        if settings.calibrator == "answer":
-            kinds = ()
-        elif settings.calibrator != "auto":
-            kinds, every = (settings.calibrator,), []
-        every += [
-            {k: choose_range(o, kind, settings.percentile) for k, o in self._seen.items()} for kind in kinds
-        ]
         progress.tick(0.0, "Comparing ranges and biases")
         ways = [self._plain, self._corrected_nearby(every[0], feeds), {}]
         ranges = every[0]

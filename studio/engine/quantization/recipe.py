@@ -85,7 +85,7 @@ def fast(
         progress: of it all.
         threads: of the runtime.
         work: multiplications by layer; None = all layers are to run on integers.
-        probe: what finds gradients; None = there are none for this model.
+        probe: what finds gradients where ranges are to be chosen by them; None = not, or there are none.
     """
     auto, task_aware = settings.calibrator == "auto", settings.calibrator in {"answer", "gradient"}
     kind = calibrator_of(settings, probe)
@@ -99,7 +99,7 @@ def fast(
         findings = survey(shop, weights, seen, few, progress.part(0.3, 0.9), threads)
         ranges = {name: finding.bounds for name, finding in findings.items()}
     felt: Mapping[str, tuple[float, float]] = {}
-    if settings.calibrator == "gradient" and probe is not None:
+    if probe is not None:
         few = list(data.take(SAMPLES).feeds(1))
         felt = felt_ranges(shop, seen, few, probe, progress.part(0.3, 0.9))
     progress.tick(0.9 if not auto else 0.3, "Comparing biases")

@@ -21,6 +21,7 @@ from studio.engine.layers import LayerNode, Listing
 from studio.engine.quantization import grids, memory, recipe
 from studio.engine.quantization.careful import careful
 from studio.engine.quantization.ends import small_ends
+from studio.engine.quantization.felt import Probe
 from studio.engine.quantization.placement import LAYERS
 from studio.engine.quantization.promise import promise
 from studio.engine.quantization.static import Choice, Integers, Workshop, fits
@@ -158,10 +159,24 @@ def _outcome(
             work = {record.key: record.cost.macs or 0 for record in records}
         shop = _workshop(listing, step, names, context)
         search_numbers = careful if settings.preset == "careful" else recipe.fast
-        found = search_numbers(shop, context.calibration, settings, progress, context.threads, work)
+        probe = _probe(listing, settings, context)
+        found = search_numbers(shop, context.calibration, settings, progress, context.threads, work, probe)
         left = [name for name in names if listing.nodes[name].record.key not in found.kept]
         context.memo[(*key, tuple(names))] = context.memo[(*key, tuple(left))] = found
     return cast("recipe.Outcome", context.memo[(*key, tuple(names))])
+
+
+def _probe(listing: Listing, settings: QuantizeStatic, context: Context) -> Probe | None:
+    """What finds gradients, where they are wanted and the model has them."""
+    if settings.calibrator != "gradient":
+        return None
+    from studio.engine.trainable import gradients, unsupported
+
+    if unsupported(listing.model):
+        return None
+    return lambda model, names, feeds, progress: gradients(
+        model, names, feeds, context.seed, progress, len(feeds)
+    )
 
 
 def _numbers_key(step: Step, context: Context) -> tuple[object, ...]:
@@ -210,7 +225,12 @@ def _memory(listing: Listing, shop: Workshop, settings: QuantizeStatic, context:
     """What calibration will take."""
     if context.calibration is None:
         return []
-    sampled = settings.preset == "careful" or settings.calibrator not in {"auto", "minmax", "answer"}
+    sampled = settings.preset == "careful" or settings.calibrator not in {
+        "auto",
+        "minmax",
+        "gradient",
+        "answer",
+    }
     return memory.in_words(listing, len(shop.placed.sites) * memory.VALUES_KEPT if sampled else 0)
 
 
@@ -220,6 +240,13 @@ def _notes(listing: Listing, settings: QuantizeStatic, context: Context) -> list
         notes.append(
             "Should 8 bits spoil the answer, layers stay in float; which ones is found out when this is carried out."
         )
+    if settings.calibrator == "gradient":
+        from studio.engine.trainable import unsupported
+
+        if missing := unsupported(listing.model):
+            notes.append(
+                f"There are no gradients behind {missing[0].operator}: ranges are those of the least squared error."
+            )
     wide = settings.activations == 16
     needed, why = (21, "16-bit integers need it") if wide else (13, "one scale a channel needs it")
     if listing.model.opset < needed:

@@ -185,7 +185,7 @@ class QuantizeStatic(Settings, frozen=True, kw_only=True, tag="quantize_static")
         ),
     ] = "fast"
     calibrator: Annotated[
-        Literal["auto", "minmax", "percentile", "mse", "entropy", "answer"],
+        Literal["auto", "minmax", "percentile", "mse", "entropy", "gradient", "answer"],
         Meta(
             title="Calibrator",
             description="How activation ranges are chosen from the calibration data.",
@@ -196,6 +196,7 @@ class QuantizeStatic(Settings, frozen=True, kw_only=True, tag="quantize_static")
                     "percentile": "Percentile",
                     "mse": "Least squared error",
                     "entropy": "Least KL divergence",
+                    "gradient": "Least error weighted by gradients (task-aware)",
                     "answer": "Least error of the answer (task-aware, takes longer)",
                 }
             },
