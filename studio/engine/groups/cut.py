@@ -18,6 +18,8 @@ from studio.engine.groups.grouping import kept
 from studio.engine.groups.repairs import Counted, Measured, Padded, Parted, Picked, Rescaled, Scaled
 from studio.engine.groups.trace import Constant, Labels, Trace
 
+_PASSED_ON = {"Unsqueeze", "Squeeze", "Gather", "Slice", "Cast", "Identity"}  # what hands sizes on unchanged
+
 
 class Twins:
     """A copy of a model, and what each node and value of the original is in it."""
@@ -162,25 +164,26 @@ class _Cut:
             sizes = _rescaled(tensor.numpy(), lengths)
             new = add_constant(self._model, self._graph(node), f"{node.name or node.op_type}_sizes", sizes)
             node.replace_input_with(repair.position, new)
-        elif not self._rescale_concat(node, repair.position, lengths):
+        elif not self._rescale_concat(node, repair, lengths):
             self._rescale_computed(node, repair.position, lengths)
 
-    def _rescale_concat(self, node: ir.Node, position: int, lengths: list[tuple[int, int] | None]) -> bool:
-        """Sizes joined from single numbers: exchange the constant ones; False where that is not enough."""
-        operand = node.inputs[position]
-        source = operand.producer() if operand is not None else None
-        if source is None or source.op_type != "Concat" or len(source.inputs) != len(lengths):
+    def _rescale_concat(self, node: ir.Node, repair: Rescaled, lengths: list[tuple[int, int] | None]) -> bool:
+        """Sizes joined from single numbers: exchange constants and what a Shape said; False where that is not enough."""
+        operand = repair.node.inputs[repair.position]
+        old = operand.producer() if operand is not None else None
+        if old is None or old.op_type != "Concat" or len(old.inputs) != len(lengths):
             return False
-        pieces = [constant(v) for v in source.inputs]
-        if any(
-            p is None or p.size != 1 for p, length in zip(pieces, lengths, strict=True) if length is not None
-        ):
+        source = self._node(old)
+        sizes = [
+            None if length is None else _piece(v, length)
+            for v, length in zip(old.inputs, lengths, strict=True)
+        ]
+        if any(size is None for size, length in zip(sizes, lengths, strict=True) if length is not None):
             return False
         inputs = list(source.inputs)
-        for k, (piece, length) in enumerate(zip(pieces, lengths, strict=True)):
-            if length is None or piece is None:
+        for k, size in enumerate(sizes):
+            if size is None:
                 continue
-            size = _rescaled(piece.numpy().reshape(-1), [length])
             inputs[k] = add_constant(self._model, self._graph(node), f"{source.name or 'Concat'}_size", size)
         joined = make_node(
             self._model,
@@ -191,7 +194,7 @@ class _Cut:
             dtype=ir.DataType.INT64,
         )
         self._graph(node).insert_before(node, joined)
-        node.replace_input_with(position, joined.outputs[0])
+        node.replace_input_with(repair.position, joined.outputs[0])
         return True
 
     def _rescale_computed(self, node: ir.Node, position: int, lengths: list[tuple[int, int] | None]) -> None:
@@ -379,6 +382,18 @@ class _Cut:
         if self._mask(repair.axis) is not None:
             node = self._node(repair.node)
             node.attributes[repair.name] = ir.AttrFloat32(repair.name, repair.value)
+
+
+def _piece(value: ir.Value | None, length: tuple[int, int]) -> Array | None:
+    """The size (1,) that one number of a list becomes: a constant, or what a Shape said, which is the axis's length."""
+    tensor = constant(value)
+    if tensor is not None:
+        return _rescaled(tensor.numpy().reshape(-1), [length]) if tensor.size == 1 else None
+    node = None if value is None else value.producer()
+    while node is not None and node.op_type in _PASSED_ON:
+        source = node.inputs[0]
+        node = None if source is None else source.producer()
+    return np.array([length[1]], np.int64) if node is not None and node.op_type == "Shape" else None
 
 
 def _rescaled(sizes: Array, lengths: list[tuple[int, int] | None]) -> Array:

@@ -300,3 +300,28 @@ def test_a_layer_quantized_before_is_cut_exactly_or_says_that_pruning_comes_firs
         gone = grouping.gone({group.record.name: np.arange(96) % 3 == 0})
         twins = cut_twins(grouping.trace, gone)
         assert verify(grouping.trace, gone, twins, {"x": floats(2, 64, seed=9)}, threads=1).exact
+
+
+def test_a_size_that_a_shape_says_becomes_what_is_left(tmp_path):
+    nodes = [
+        node("Conv", ["x", "a"], ["h"]),
+        node("Shape", ["h"], ["sizes"]),
+        node("Gather", ["sizes", "zero"], ["n"]),
+        node("Gather", ["sizes", "one"], ["c"]),
+        node("Unsqueeze", ["n", "axes"], ["n1"]),
+        node("Unsqueeze", ["c", "axes"], ["c1"]),
+        node("Concat", ["n1", "c1", "rest"], ["listed"], axis=0),
+        node("Reshape", ["h", "listed"], ["flat"]),
+        node("Conv", ["flat", "b"], ["y"]),
+    ]
+    weights = {
+        "a": floats(24, 3, 1, 1), "b": floats(2, 24, 1, seed=1), "zero": np.int64(0), "one": np.int64(1),
+        "axes": np.array([0]), "rest": np.array([-1]),
+    }  # fmt: skip
+    feed = {"x": floats(2, 3, 4, 5, seed=9)}
+    grouping = grouped(model(nodes, {"x": (FLOAT, ["N", 3, 4, 5])}, ["y"], weights), tmp_path)
+    (group,) = grouping.groups
+    gone = grouping.gone({group.record.name: np.arange(24) % 3 == 0})
+    twins = cut_twins(grouping.trace, gone)
+    assert verify(grouping.trace, gone, twins, feed, threads=1).exact
+    assert not {"Mul", "Div", "Where"} & {n.op_type for n in twins.copy.graph}
