@@ -11,11 +11,14 @@ import onnx_ir as ir
 
 from studio.base.progress import Progress
 from studio.engine import execute
-from studio.engine.graph import Model, graphs, node_key
+from studio.engine.graph import Model, constant, graphs, node_key
 from studio.engine.quantization.calibrate import Feed
 from studio.engine.quantization.simplify import array, ints
 
 Array: TypeAlias = npt.NDArray[Any]
+
+CELLS = frozenset({"LSTM", "GRU", "RNN"})
+_RECURRENT, _FIRST_STATE = 2, 5  # inputs of a cell
 
 # A layer with more inputs than this has too large a matrix to be worth it.
 LARGEST = 4096
@@ -36,42 +39,83 @@ def layer_moments(
 
     Args:
         model: the layers lie in its main graph or in bodies of If, Loop and Scan.
-        nodes: Conv, MatMul, Gemm with constant weights; others are left out.
+        nodes: Conv, MatMul, Gemm, LSTM, GRU and RNN with constant weights; others are left out.
         feeds: what the model runs on.
         progress: ticked before each run.
         total: how many feeds there are; 0 = not known.
         threads: of the runtime.
 
     Returns:
-        By `place` of the layer: (groups, k, k) for a Conv, with k = input channels of a group × taps; (1, k, k) for the
-        others. Layers whose inputs no branch that ran has made are missing.
+        By `weight_key`: (groups, k, k) for a Conv, with k = input channels of a group × taps; (directions, k, k) for the
+        recurrent weights of a cell; (1, k, k) for the others. Layers whose inputs no branch that ran has made are missing.
     """
     sums: dict[str, Array] = {}
-    chosen = {n for n in nodes if n.op_type in {"Conv", "MatMul", "Gemm"} and n.inputs[0] is not None}
+    chosen = set(nodes)
     homes = {v: path for path, graph in graphs(model) for v in _made_in(path, graph)}
-    read = [
-        (node, place(path, node_key(node)), place(homes.get(value, ""), value.name or ""))
+    reads = [
+        (
+            node,
+            weight_key(path, node, position),
+            position,
+            [place(homes.get(v, ""), v.name or "") for v in values],
+        )
         for path, graph in graphs(model)
         for node in graph
-        if node in chosen and (value := node.inputs[0]) is not None
+        if node in chosen
+        for position, values in _read(node).items()
     ]
-    names = list(dict.fromkeys(name for *_, name in read))
+    names = list(dict.fromkeys(name for *_, read in reads for name in read))
     if not names:
         return sums
-    for values in execute.stream(model, names, feeds, progress, threads, total=total):
+    for found in execute.stream(model, names, feeds, progress, threads, total=total):
         shared: dict[str, Array] = {}
-        for node, key, name in read:
-            if name not in values:
+        for node, key, position, read in reads:
+            values = [found[name] for name in read if name in found]
+            if not values:
                 continue
-            if node.op_type == "Conv":
-                product = _product(rows_of(node, values[name]))
+            if position == _RECURRENT:
+                product = _product(_states(values))
+            elif node.op_type == "Conv":
+                product = _product(rows_of(node, values[0]))
             else:
-                if name not in shared:
-                    shared[name] = _product(rows_of(node, values[name]))
-                product = shared[name]
+                if read[0] not in shared:
+                    shared[read[0]] = _product(rows_of(node, values[0]))
+                product = shared[read[0]]
             if product.size:
                 sums[key] = product if key not in sums else sums[key] + product
     return sums
+
+
+def weight_key(path: str, node: ir.Node, position: int = 1) -> str:
+    """What the moments of a layer's weight are called: as its `place`; the recurrent weights of a cell by themselves."""
+    name = place(path, node_key(node))
+    return f"{name} recurrent" if node.op_type in CELLS and position == _RECURRENT else name
+
+
+def _read(node: ir.Node) -> dict[int, list[ir.Value]]:
+    """By the input that holds weights, the values that these multiply."""
+    source = node.inputs[0] if node.inputs else None
+    if source is None or node.op_type not in {"Conv", "MatMul", "Gemm", *CELLS}:
+        return {}
+    if node.op_type not in CELLS or "layout" in node.attributes:
+        return {1: [source]}
+    first = node.inputs[_FIRST_STATE] if len(node.inputs) > _FIRST_STATE else None
+    states = [v for v in node.outputs[:1] if v.name]
+    if first is not None and constant(first) is None:
+        states.append(first)
+    return {1: [source], _RECURRENT: states} if states else {1: [source]}
+
+
+def _states(values: Sequence[Array]) -> Array:
+    """(directions, rows, hidden): what a cell remembers, of all steps (T, D, B, H) and of the beginning (D, B, H)."""
+    rows = []
+    for value in values:
+        hidden = value.shape[-1]
+        steps = value if value.ndim == 4 else value[None]
+        if steps.ndim != 4 or hidden > LARGEST:
+            return np.zeros(0)
+        rows.append(steps.transpose(1, 0, 2, 3).reshape(steps.shape[1], -1, hidden))
+    return np.concatenate(rows, axis=1).astype(np.float32, copy=False)
 
 
 def place(path: str, key: str) -> str:
@@ -92,7 +136,7 @@ def rows_of(node: ir.Node, value: Array) -> Array:
     """(groups, rows, k): what a layer multiplies with one row of its weights; empty where k is too large.
 
     Args:
-        node: Conv, MatMul or Gemm.
+        node: Conv, MatMul, Gemm or a cell.
         value: what it reads, with the features on the last axis; images (n, c, *spatial) for a Conv, of which
             evenly spread output positions are taken.
     """

@@ -26,7 +26,7 @@ from studio.engine.execute.stepper import Stepper
 from studio.engine.graph import Model, constant, copy, holder, node_key
 from studio.engine.quantization import storage, weight_only
 from studio.engine.quantization.blocks import Blocks
-from studio.engine.quantization.moments import rows_of
+from studio.engine.quantization.moments import CELLS, rows_of, weight_key
 from studio.records.steps import QuantizeWeights
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -72,12 +72,19 @@ class InOrder:
         settings: bits, block size, form.
         samples: what to fit to.
         threads: of the runtime.
+        moments: by `weight_key`, of what recurrent layers read.
     """
 
     def __init__(
-        self, model: Model, keys: Sequence[str], settings: QuantizeWeights, samples: Samples, threads: int
+        self,
+        model: Model,
+        keys: Sequence[str],
+        settings: QuantizeWeights,
+        samples: Samples,
+        threads: int,
+        moments: Mapping[str, Array] | None = None,
     ) -> None:
-        self._settings, self._samples = settings, samples
+        self._settings, self._samples, self._moments = settings, samples, moments or {}
         twin = copy(model)
         self._twins = {node_key(n): n for n in twin.graph}
         wanted = set(keys)
@@ -111,7 +118,7 @@ class InOrder:
             matrix = storage.matrix_view(node, position)
             _n, _k, size, symmetric = weight_only.layout(node, shape, kind, matrix, settings)
             w = weight_only.as_matrix(tensor.numpy(), shape, node, matrix)
-            known = None
+            known = self._moments.get(weight_key("", node, position)) if node.op_type in CELLS else None
             if halves is not None:
                 w, known = corrected(w, halves), halves[0].plus(halves[1]).h
             fitted = weight_only.fit(w, size, kind, settings, known, symmetric=symmetric)

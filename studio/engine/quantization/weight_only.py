@@ -15,7 +15,7 @@ from studio.engine.graph import Model, constant, copy, graphs, holder, node_key,
 from studio.engine.layers import Listing
 from studio.engine.quantization import blocks, packing, storage
 from studio.engine.quantization.blocks import Blocks
-from studio.engine.quantization.moments import place
+from studio.engine.quantization.moments import weight_key
 from studio.records.steps import QuantizeWeights
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -106,7 +106,7 @@ class Writer:
         model: left untouched.
         settings: bits, block size, form.
         targets: all layers that will be written.
-        moments: by the `place` of a layer, (groups, k, k); None writes blank weights (for plans).
+        moments: by `weight_key`, (groups, k, k); None writes blank weights (for plans).
         keep: names of the constants of all layers: what is left may be packed without loss.
         ready: weights that have been fitted already, by the name of their constant.
 
@@ -156,7 +156,8 @@ class Writer:
                 tensor = constant(value)
                 assert tensor is not None
                 shape = tuple(int(d) for d in tensor.shape.numpy())
-                fitted, real = self._fit(target, node, value, shape, kind, matrix)
+                known = weight_key(target.path, node, position)
+                fitted, real = self._fit(known, node, value, shape, kind, matrix)
                 if self._moments is not None and result is None:
                     result = (as_matrix(tensor.numpy(), shape, node, matrix), real)
                 if kind == "matmul":
@@ -199,7 +200,7 @@ class Writer:
 
     def _fit(
         self,
-        target: Target,
+        moments: str,
         node: ir.Node,
         value: ir.Value,
         shape: tuple[int, ...],
@@ -221,9 +222,7 @@ class Writer:
             tensor = constant(value)
             assert tensor is not None
             wide = as_matrix(tensor.numpy(), shape, node, matrix)
-            known = self._moments.get(place(target.path, target.key))
-            if node.op_type not in {"Conv", "MatMul", "Gemm"}:
-                known = None
+            known = self._moments.get(moments)
             self._done[key] = fit(wide, size, kind, settings, known, symmetric=symmetric)
         fitted = self._done[key]
         return fitted, fitted.real()

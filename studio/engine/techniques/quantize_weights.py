@@ -23,7 +23,7 @@ from studio.engine.quantization import storage, weight_only
 from studio.engine.quantization.blocks import Blocks
 from studio.engine.quantization.grids import sqnr_db
 from studio.engine.quantization.invented import invent, table_inputs
-from studio.engine.quantization.moments import layer_moments, place
+from studio.engine.quantization.moments import CELLS, layer_moments
 from studio.engine.quantization.promise import promise
 from studio.engine.quantization.scaling import Scaled, scale_inputs
 from studio.engine.quantization.sequential import InOrder, Samples
@@ -79,9 +79,9 @@ class WeightOnly:
         names = [a.layer for a in plan.actions]
         scaled = _scaled(listing, names, settings, context)
         if settings.preset == "careful" and context.calibration is not None:
-            ready = _in_order(scaled.model, listing, settings, names, context)
-            inside = {place(n.path, n.record.key) for name in names if (n := listing.nodes[name]).path}
-            moments = {key: moment for key, moment in scaled.moments.items() if key in inside}
+            ready = _in_order(scaled, listing, settings, names, context)
+            inside = {n.path for name in names if (n := listing.nodes[name]).path}
+            moments = {k: m for k, m in scaled.moments.items() if any(k.startswith(f"{p}/") for p in inside)}
             return _write(scaled.model, listing, settings, names, moments, context, ready)
         return _write(scaled.model, listing, settings, names, scaled.moments, context)
 
@@ -189,7 +189,8 @@ def _scaled(listing: Listing, names: list[str], settings: QuantizeWeights, conte
     """
     wanted = settings.scale_inputs and context.calibration is not None and settings.bits < 8
     if settings.preset == "careful" and context.calibration is not None and not wanted:
-        names = [name for name in names if listing.nodes[name].path]  # the others are fitted in order
+        nodes = {name: listing.nodes[name] for name in names}  # others are fitted in order
+        names = [name for name, node in nodes.items() if node.path or node.node.op_type in CELLS]
     moments = _moments(listing, names, settings, context, context.progress.part(0.0, 0.1 if wanted else 0.4))
     if not wanted:
         return Scaled(listing.model, moments, 0)
@@ -202,12 +203,12 @@ def _scaled(listing: Listing, names: list[str], settings: QuantizeWeights, conte
 
 
 def _in_order(
-    model: Model, listing: Listing, settings: QuantizeWeights, names: list[str], context: Context
+    scaled: Scaled, listing: Listing, settings: QuantizeWeights, names: list[str], context: Context
 ) -> dict[str, Blocks]:
     """Weights of the main graph, each fitted to what the layers before it have lost; by the name of their constant."""
     keys = [layer.record.key for name in names if not (layer := listing.nodes[name]).path]
     chosen = _samples(listing, keys, context)
-    work = InOrder(model, keys, settings, chosen, context.threads)
+    work = InOrder(scaled.model, keys, settings, chosen, context.threads, scaled.moments)
     return work.fit(context.progress.part(0.3, 0.9))
 
 

@@ -78,3 +78,33 @@ def test_weights_in_a_branch_are_rounded_for_what_they_read(preset: str, tmp_pat
         return float(np.square(runs[0] - runs[1]).sum())
 
     assert noise(Context(calibration=data, threads=1)) < 0.5 * noise(Context(threads=1))
+
+
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_a_cells_weights_are_rounded_for_what_it_reads_and_remembers(direction: str, tmp_path: Path) -> None:
+    ways = 1 if direction == "forward" else 2
+    cell = node("GRU", ["x", "w", "r"], ["states"], hidden_size=32, direction=direction)
+    weights = {
+        "w": models.floats(ways, 96, 8, seed=1) / 2,
+        "r": models.floats(ways, 96, 32, seed=2) / 4,
+    }
+    proto = models.model([cell], {"x": (FLOAT, ["T", "N", 8])}, ["states"], weights)
+    model = graph.load(models.write(proto, tmp_path / "m.onnx"))
+    x = samples().transpose(2, 0, 1)  # (T, N, features)
+    listing = list_layers(model)
+    found = layer_moments(model, [next(iter(model.graph))], [{"x": x}], threads=1)
+    assert found["states"].shape == (1, 8, 8)
+    (answers,) = execute.run(execute.session(model, threads=1), {"x": x})
+    for way in range(ways):
+        rows = answers[:, way].reshape(-1, 32)
+        np.testing.assert_allclose(found["states recurrent"][way], rows.T @ rows, rtol=1e-3, atol=1e-2)
+    (tmp_path / "data").mkdir()
+    np.savez(tmp_path / "data" / "0.npz", x=x)
+    data = open_data(DataSpec(path=str(tmp_path / "data")), listing.inputs, dict(listing.input_sizes))
+    step = Step(settings=QuantizeWeights(bits=4, block=32))
+
+    def noise(context: Context) -> float:
+        result = find(step.settings).apply(listing, plan_step(listing, step, context), context)
+        return float(np.square(execute.run(execute.session(result, threads=1), {"x": x})[0] - answers).sum())
+
+    assert noise(Context(calibration=data, threads=1)) < 0.7 * noise(Context(threads=1))
