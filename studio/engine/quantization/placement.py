@@ -159,13 +159,13 @@ def site_of(value: ir.Value) -> Site:
     if producer is not None and producer.op_type not in MOVES:
         after = sole_consumer(value)
         if after is not None and after.op_type in _ACTIVATIONS and after.inputs[0] is value:
-            limits = _limits(after)
-            if limits is not None:
-                first, (low, high) = after.outputs[0], limits
+            clipped = limits(after)
+            if clipped is not None:
+                first, (low, high) = after.outputs[0], clipped
     last, factor, shift = first, 1.0, 0.0
     if producer is not None and producer.op_type not in MOVES:
         while (after := sole_consumer(last)) is not None:
-            step = _scalar_step(after, last)
+            step = scalar_step(after, last)
             if step is None or factor * step[0] <= 0:
                 break
             factor, shift = factor * step[0], shift * step[0] + step[1]
@@ -202,17 +202,18 @@ def _zero_of_gate(gate: ir.Node, product: ir.Node, value: ir.Value) -> float | N
     """Below which number x · gate(x) is zero; None where `product` is no such product."""
     if gate.op_type == "Sigmoid":
         return _SILU_DEAD if set(product.inputs) == {value, gate.outputs[0]} else None
-    step = _scalar_step(gate, value)
+    step = scalar_step(gate, value)
     clip = sole_consumer(gate.outputs[0])
     if step is None or step[0] != 1 or step[1] < 0 or clip is None or clip.op_type not in _ACTIVATIONS:
         return None
-    limits = _limits(clip)
-    if limits is None or limits[0] != 0 or set(product.inputs) != {value, _through(clip.outputs[0])}:
+    bounds = limits(clip)
+    if bounds is None or bounds[0] != 0 or set(product.inputs) != {value, _through(clip.outputs[0])}:
         return None
     return -step[1]
 
 
-def _limits(node: ir.Node) -> tuple[float, float] | None:
+def limits(node: ir.Node) -> tuple[float, float] | None:
+    """Between which numbers a Relu or Clip keeps what it makes; None when they are computed."""
     if node.op_type == "Relu":
         return 0.0, np.inf
     given = [array(v) if v is not None else np.asarray(np.nan) for v in (*node.inputs[1:], None, None)[:2]]
@@ -222,7 +223,7 @@ def _limits(node: ir.Node) -> tuple[float, float] | None:
     return (-np.inf if np.isnan(low) else low), (np.inf if np.isnan(high) else high)
 
 
-def _scalar_step(node: ir.Node, value: ir.Value) -> tuple[float, float] | None:
+def scalar_step(node: ir.Node, value: ir.Value) -> tuple[float, float] | None:
     """(a, b) when the node computes a · value + b with scalar constants."""
     if node.op_type not in {"Mul", "Add", "Div", "Sub"} or len(node.inputs) != 2:
         return None

@@ -19,6 +19,7 @@ from studio.engine.graph import Model, Shapes, constant, copy, node_key
 from studio.engine.quantization import repair
 from studio.engine.quantization import weights as integers
 from studio.engine.quantization.calibrate import Feed, Observed, Watch
+from studio.engine.quantization.hard import contract_hard_swish
 from studio.engine.quantization.placement import LAYERS, Placement, place
 from studio.engine.quantization.qdq import LayerWeights, Stored, out_axis, write_layer, write_sites
 from studio.engine.quantization.simplify import array, simplify
@@ -181,7 +182,7 @@ class Workshop:
             bias = self._bias(choice, key, grid.rest)
             write_layer(result, by_key[key], weights, bias, grid.dq_scale, stored if share else {})
         edit.remove_dead(result)
-        return result
+        return contract_hard_swish(result)
 
 
 def fits(node: ir.Node) -> bool:
