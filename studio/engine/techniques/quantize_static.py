@@ -25,15 +25,32 @@ from studio.engine.quantization.felt import Probe
 from studio.engine.quantization.placement import LAYERS
 from studio.engine.quantization.promise import promise
 from studio.engine.quantization.static import Choice, Integers, Workshop, fits
+from studio.engine.techniques import if_bodies
 from studio.engine.techniques.contract import Context
 from studio.records.plan import Plan, Refusal
 from studio.records.steps import QuantizeStatic, Settings, Step
 
 
 class StaticInt8:
-    """See the module."""
+    """See the module; layers in the bodies of Ifs are treated as those of the main graph are."""
 
     settings: type[Settings] = QuantizeStatic
+
+    def plan(self, listing: Listing, step: Step, context: Context) -> Plan:
+        """See `Technique.plan`."""
+        return if_bodies.plan(_MainGraph(), listing, step, context, _integers(step).opset)
+
+    def draft(self, listing: Listing, plan: Plan, context: Context) -> Model:
+        """See `Drafting.draft`."""
+        return if_bodies.draft(_MainGraph(), listing, plan, context, _integers(plan.step).opset)
+
+    def apply(self, listing: Listing, plan: Plan, context: Context) -> Model:
+        """See `Technique.apply`."""
+        return if_bodies.apply(_MainGraph(), listing, plan, context, _integers(plan.step).opset)
+
+
+class _MainGraph:
+    """Static int8 in one graph."""
 
     def plan(self, listing: Listing, step: Step, context: Context) -> Plan:
         """See `Technique.plan`."""
@@ -209,7 +226,9 @@ def _why_not(layer: LayerNode) -> Refusal | None:
         return Refusal(layer=name, reason="its weights are integers already")
     if layer.path:
         return Refusal(
-            layer=name, reason="it lies in a subgraph, whose values calibration does not see", hint=hint
+            layer=name,
+            reason="it lies in a loop's body: what that carries on would have to be on a grid, too",
+            hint=hint,
         )
     if node.op_type not in LAYERS:
         return Refusal(layer=name, reason=f"onnxruntime has no integer kernel for {node.op_type}", hint=hint)
