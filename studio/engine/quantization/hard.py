@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from studio.base.errors import StudioError
 from studio.engine import edit
 from studio.engine.graph import Model, raise_opset
 from studio.engine.quantization.placement import limits, scalar_step
@@ -27,7 +28,10 @@ def contract_hard_swish(model: Model) -> Model:
     """
     if not any(_matched(node) for node in model.graph):
         return model
-    result = raise_opset(model, _OPSET) if model.opset < _OPSET else model
+    try:
+        result = raise_opset(model, _OPSET) if model.opset < _OPSET else model
+    except StudioError:  # an operator has no equal there: then things stay as they were written
+        return model
     for node in list(result.graph):
         found = _matched(node)
         if found is not None:

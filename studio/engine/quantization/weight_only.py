@@ -15,6 +15,7 @@ from studio.engine.graph import Model, constant, copy, graphs, holder, node_key,
 from studio.engine.layers import Listing
 from studio.engine.quantization import blocks, packing, storage
 from studio.engine.quantization.blocks import Blocks
+from studio.engine.quantization.hard import contract_hard_swish
 from studio.engine.quantization.moments import weight_key
 from studio.records.steps import QuantizeWeights
 
@@ -228,9 +229,9 @@ class Writer:
         return fitted, fitted.real()
 
     def finish(self) -> Model:
-        """The model, without what nobody uses any more."""
+        """The model, without what nobody uses any more, and with float activations in as few nodes as can be."""
         edit.remove_dead(self.model)
-        return self.model
+        return contract_hard_swish(self.model)
 
 
 def float_zeros(kind: Form, settings: QuantizeWeights) -> bool:
