@@ -23,6 +23,7 @@ from studio.engine.quantization.hard import contract_hard_swish
 from studio.engine.quantization.placement import LAYERS, Placement, place
 from studio.engine.quantization.qdq import LayerWeights, Stored, out_axis, write_layer, write_sites
 from studio.engine.quantization.simplify import array, simplify
+from studio.engine.quantization.widen import widen
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -80,7 +81,11 @@ class Workshop:
     def __init__(
         self, model: Model, shapes: Shapes, keys: Iterable[str], grid: Integers = Integers()
     ) -> None:
-        self._settle(simplify(model, grid.opset, shapes), shapes, keys, grid)
+        simple, keys = simplify(model, grid.opset, shapes), set(keys)
+        if grid.activation_bits == 8:
+            widen(simple, keys)
+            edit.remove_dead(simple)
+        self._settle(simple, shapes, keys, grid)
 
     def _settle(self, simple: Model, shapes: Shapes, keys: Iterable[str], grid: Integers) -> None:
         self.model, self.shapes, self.grid = simple, shapes, grid
