@@ -74,15 +74,10 @@ class _MainGraph:
         if not chosen:
             return promise(listing, step, None, {}, refusals)
         shop = _workshop(listing, step, chosen, context)
-        words = dict.fromkeys(chosen, _words(_settings(step)))
-        return promise(
-            listing,
-            step,
-            _drafted(listing, step, chosen, context),
-            words,
-            refusals,
-            [*_notes(listing, _settings(step), context), *_memory(listing, shop, _settings(step), context)],
-        )
+        settings, words = _settings(step), dict.fromkeys(chosen, _words(_settings(step)))
+        drafted = _drafted(listing, step, chosen, context)
+        notes = [*_notes(listing, drafted, settings, context), *_memory(listing, shop, settings, context)]
+        return promise(listing, step, drafted, words, refusals, notes)
 
     def draft(self, listing: Listing, plan: Plan, context: Context) -> Model:
         """See `Drafting.draft`."""
@@ -253,7 +248,7 @@ def _memory(listing: Listing, shop: Workshop, settings: QuantizeStatic, context:
     return memory.in_words(listing, len(shop.placed.sites) * memory.VALUES_KEPT if sampled else 0)
 
 
-def _notes(listing: Listing, settings: QuantizeStatic, context: Context) -> list[str]:
+def _notes(listing: Listing, drafted: Model, settings: QuantizeStatic, context: Context) -> list[str]:
     notes = []
     if context.preview and context.calibration is not None:
         notes.append(
@@ -267,9 +262,9 @@ def _notes(listing: Listing, settings: QuantizeStatic, context: Context) -> list
                 f"There are no gradients behind {missing[0].operator}: ranges are those of the least squared error."
             )
     wide = settings.activations == 16
-    needed, why = (21, "16-bit integers need it") if wide else (13, "one scale a channel needs it")
-    if listing.model.opset < needed:
-        notes.append(f"The opset is raised from {listing.model.opset} to {needed}: {why}.")
+    if listing.model.opset < drafted.opset:
+        why = "16-bit integers need it" if wide else "one scale a channel, or HardSwish in one node, needs it"
+        notes.append(f"The opset is raised from {listing.model.opset} to {drafted.opset}: {why}.")
     if wide:
         notes.append(
             "onnxruntime's CPU has no 16-bit products: the layers compute in float and get slower. Processors made for it "

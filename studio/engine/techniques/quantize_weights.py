@@ -137,7 +137,7 @@ def _notes(listing: Listing, settings: QuantizeWeights, drafted: Model, context:
             )
     if drafted.opset > listing.model.opset:
         notes.append(
-            f"The opset is raised from {listing.model.opset} to {drafted.opset}: integer types need it."
+            f"The opset is raised from {listing.model.opset} to {drafted.opset}: its operators and types need it."
         )
     if context.calibration is None and settings.preset == "careful":
         notes.append("Careful needs calibration data: without it the weights are rounded as in Fast.")
