@@ -22,7 +22,7 @@ import onnx_ir as ir
 from studio.engine import edit
 from studio.engine.graph import Model, constant, copy, graphs, is_constant_node, raise_opset
 from studio.engine.layers import LayerNode, Listing
-from studio.engine.quantization.moments import layer_moments
+from studio.engine.quantization.moments import CELLS, layer_moments
 from studio.engine.quantization.promise import promise
 from studio.engine.techniques.contract import Context
 from studio.records.plan import Plan, Refusal
@@ -177,7 +177,11 @@ def _importance(listing: Listing, names: Sequence[str], context: Context) -> Map
     """Σ x² of what each weight is multiplied with, in the shape of the weights, for layers where it is known."""
     data = context.calibration
     layers = {n: listing.nodes[n] for n in names}
-    plain = {n: layer for n, layer in layers.items() if not layer.path and not layer.between}
+    plain = {
+        n: layer
+        for n, layer in layers.items()
+        if not layer.path and not layer.between and layer.node.op_type not in CELLS
+    }
     if data is None or data.random or not plain:
         return {}
     moments = layer_moments(
