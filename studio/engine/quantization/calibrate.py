@@ -124,7 +124,7 @@ def observe(
         threads: of the runtime; 0 = its choice.
         samples: take samples of values too (slower), as every calibrator but minmax needs them.
         settle: stop when ranges have settled.
-        judge: learns what the model answers; nothing settles before they have heard enough.
+        judge: learns what the model answers.
 
     Raises:
         StudioError: no feed at all, or a value is NaN or infinite.
@@ -161,8 +161,7 @@ def observe(
         grown = np.expm1(reach - before) if np.isfinite(before) else np.inf
         steady = steady + 1 if reach - before < _SETTLED else 0
         before = reach
-        heard = judge is None or judge.full
-        if settle and heard and steady >= _STEADY_RUNS and seen >= _FEWEST_RUNS:
+        if settle and steady >= _STEADY_RUNS and seen >= _FEWEST_RUNS:
             if progress is not None:
                 progress.tick(1.0, f"Ranges have settled after {seen} of {total or 'all'} runs")
             break
