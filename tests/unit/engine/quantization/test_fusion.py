@@ -265,6 +265,28 @@ def test_the_judge_learns_on_the_walk_what_the_model_answers() -> None:
     assert len(judge.feeds) == 40
 
 
+@pytest.mark.parametrize("preset", ["fast", "careful"])
+def test_weights_that_layers_share_are_stored_once(preset: str, tmp_path: Path) -> None:
+    net = Net(3)
+    w = net.weight("w", 8, 8, 3, 3)
+    x = net.add("Conv", ["x", w], "a", pads=[1] * 4)
+    x = net.add("Conv", [net.add("Relu", [x], "bent"), w], "b", pads=[1] * 4)
+    net.add("Conv", [net.add("Relu", [x], "more"), w], "y", pads=[1] * 4)
+    shape: list[int | str] = ["N", 8, 10, 10]
+    proto = net.build({"x": (TensorProto.FLOAT, shape)}, {"y": (TensorProto.FLOAT, shape)})
+    listing = list_layers(Model(ir.from_proto(proto)), {"N": 4})
+    np.savez(tmp_path / "c.npz", x=np.random.default_rng(0).normal(size=(4, 8, 10, 10)).astype(np.float32))
+    data = open_data(DataSpec(path=str(tmp_path / "c.npz")), listing.inputs, {"N": 4})
+    context = Context(calibration=data, threads=1)
+    settings = QuantizeStatic(preset=preset, float_ends=False)  # type: ignore[arg-type]
+    plan = plan_step(listing, Step(settings=settings), context)
+    result = find(settings).apply(listing, plan, context)
+    stored = [v for v in result.graph.initializers.values() if v.dtype == ir.DataType.INT8]
+    assert [tuple(v.shape or ()) for v in stored] == [(8, 8, 3, 3)]
+    assert kernels(result, tmp_path)["QLinearConv"] == 3
+    assert list_layers(result, {"N": 4}).cost.bytes == plan.after.bytes
+
+
 def test_integers_that_are_trained_apart_are_stored_apart() -> None:
     net = Net(3)
     x = net.add("Conv", ["x", net.weight("w", 4, 4, 1, 1)], "a")
