@@ -23,7 +23,7 @@ from studio.engine.quantization.islands import find_islands
 from studio.engine.quantization.moments import layer_moments
 from studio.engine.quantization.nearby import Nearby
 from studio.engine.quantization.qdq import LayerWeights, out_axis
-from studio.engine.quantization.recipe import Outcome, corrected, first_samples, observed, rounded
+from studio.engine.quantization.recipe import Outcome, affordable, corrected, first_samples, observed, rounded
 from studio.engine.quantization.search import Judge
 from studio.engine.quantization.static import Choice, Workshop
 from studio.engine.quantization.survey import survey
@@ -34,6 +34,8 @@ Ranges: TypeAlias = Mapping[str, tuple[float, float]]
 
 # Numbers in the samples that candidates are compared on, that single values are tried on, that moments are taken of.
 _JUDGED, _SURVEYED, _ROUNDED = 3_000_000, 1_200_000, 8_000_000
+# Multiplications that trying single values may take altogether, each in a few ways.
+_EFFORT = 3e11
 # Strengths of channel scaling that are compared.
 _STRENGTHS = (0.0, 0.5, 0.9)
 # Of second moments: a few samples tell less about many inputs than they seem to.
@@ -70,12 +72,12 @@ def careful(
     shop = _equalized(shop, first_samples(data, _JUDGED), progress.part(0.0, 0.05), threads)
     seen = observed(shop, data, progress.part(0.05, 0.15), threads, samples=True)
     weights = _fed_back(shop, data, settings, progress.part(0.15, 0.3), threads)
-    few = first_samples(data, _SURVEYED)
     judged = first_samples(data, _JUDGED)
     search = _Search(shop, weights, seen, judged, threads)
     bounds: Ranges = search.whole
     kept: dict[str, float] = {}
     if settings.calibrator == "answer" or search.noise(bounds) > _GOOD:
+        few = first_samples(data, _SURVEYED, affordable(shop, data, work, _EFFORT) if work else _SURVEYED)
         findings = survey(shop, weights, seen, few, progress.part(0.3, 0.8), threads)
         bounds = {name: finding.bounds for name, finding in findings.items()}
         if work is not None:

@@ -7,6 +7,7 @@ the values that spoil it are looked for, as the careful way does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
@@ -38,8 +39,8 @@ _GLANCED = 4_000_000
 # Numbers in the samples that single values are tried on.
 _SURVEYED = 1_200_000
 _FEWEST, _MOST = 1, 64
-# Multiplications that trying single values may take altogether; a machine does a few 10⁹ a second.
-_EFFORT = 1e11
+# Multiplications that trying single values may take altogether; a processor core does some 10¹⁰ a second.
+_EFFORT = 3e11
 # Numbers in the samples that are run together, and how many these may be.
 _TOGETHER, _MOST_TOGETHER = 200_000, 16
 # What is tried where whole ranges are poor.
@@ -113,8 +114,7 @@ def fast(
     progress.tick(0.4, "Little of the answer is left: looking closer")
     kept: Mapping[str, float] = {}
     if work is not None:
-        most = int(_EFFORT / max(1, len(shop.placed.sites) * sum(work.values())))
-        few = first_samples(data, _SURVEYED, most)
+        few = first_samples(data, _SURVEYED, affordable(shop, data, work, _EFFORT))
         findings = survey(shop, weights, seen, few, progress.part(0.4, 0.8), threads, thorough=False)
         numbers = found.choice
         kept = find_islands(shop, findings, work, lambda s: judge.noise(s.build(numbers.of(s.layers))))
@@ -157,6 +157,23 @@ def _better_biases(
         if found[-1].noise < _GOOD:
             break
     return min(found, key=lambda outcome: outcome.noise)
+
+
+def affordable(shop: Workshop, data: Dataset, work: Mapping[str, int], effort: float) -> int:
+    """How many samples every value of a model can be tried on.
+
+    Args:
+        shop: the model.
+        data: samples, which may be larger than the sizes that the model's costs are counted at.
+        work: multiplications by layer at those sizes.
+        effort: multiplications altogether.
+    """
+    feed = next(iter(data.take(max(1, data.batch_size(1))).feeds(1)))
+    real = sum(array.size for array in feed.values()) / data.batch_size(1)
+    counted = [shop.shapes.of(name) or () for name in feed]
+    sizes = sum(math.prod(d for d in dims if isinstance(d, int)) for dims in counted)
+    growth = real / sizes if sizes else 1.0
+    return int(effort / max(1.0, growth * sum(work.values()) * len(shop.placed.sites)))
 
 
 def first_samples(data: Dataset, numbers: int, most: int = _MOST) -> list[Feed]:
