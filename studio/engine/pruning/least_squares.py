@@ -164,7 +164,7 @@ def _divider(g: Array, ridge: Array) -> Callable[[Array], Array]:
 
 Bounds: TypeAlias = tuple[float, float]  # of the activation behind: values outside are all the same to it
 
-_ROUNDS = 5
+_ROUNDS, _TRIAL_ROUNDS = 5, 2  # of all rows; of the half that shows whether it helps
 
 
 @dataclass(frozen=True)
@@ -206,25 +206,26 @@ def rectified(
         return start
     b0 = np.zeros(w0.shape[:2])  # not asked for where there is an intercept
     trial = _solve(first, w0, b0, start.ridge, intercept=True)
-    better = _rounds(rows[0], first, trial, w0, start.ridge, bounds)
+    better = _rounds(rows[0], first, trial, w0, start.ridge, bounds, _TRIAL_ROUNDS)
     agreed = _clipped_error(rows[1], better, bounds) < _clipped_error(rows[1], trial, bounds)
     if not agreed.any():
         return start
-    w, b = _rounds(Rows.joined(rows), first + second, (start.w, start.b), w0, start.ridge, bounds)
+    whole = (Rows.joined(rows), first + second, (start.w, start.b))
+    w, b = _rounds(*whole, w0, start.ridge, bounds, _ROUNDS)
     agreed &= np.isfinite(w).all(axis=(1, 2)) & np.isfinite(b).all(axis=1)
     w, b = np.where(agreed[:, None, None], w, start.w), np.where(agreed[:, None], b, start.b)
     return Fit(w, b, start.ridge, start.error, start.before)
 
 
 def _rounds(
-    rows: Rows, m: Moments, found: tuple[Array, Array], w0: Array, ridge: Array, bounds: Bounds
+    rows: Rows, m: Moments, found: tuple[Array, Array], w0: Array, ridge: Array, bounds: Bounds, rounds: int
 ) -> tuple[Array, Array]:
     low, high = (bound - rows.beside for bound in bounds)
     g, _ = m.centred(intercept=True)
     kept, mean = w0 @ g, m.x / m.n
     divided = _divider(g, ridge)
     below, above = rows.y <= low, rows.y >= high
-    for _ in range(_ROUNDS):
+    for _ in range(rounds):
         fitted = _fitted(rows.x, found)
         wanted = np.where(below, np.minimum(fitted, low), np.where(above, np.maximum(fitted, high), rows.y))
         centre = wanted.sum(axis=1, dtype=np.float64) / m.n
