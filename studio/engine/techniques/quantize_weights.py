@@ -133,7 +133,7 @@ def _notes(listing: Listing, settings: QuantizeWeights, drafted: Model, context:
         )
         if settings.zeros == "float":
             notes.append(
-                "With float zero points onnxruntime unpacks the weights in every run: about half the speed."
+                "With float zero points onnxruntime unpacks the weights in every run: a half to a third of the speed."
             )
     if drafted.opset > listing.model.opset:
         notes.append(
