@@ -27,6 +27,7 @@ from studio.engine.quantization.promise import promise
 from studio.engine.quantization.static import Choice, Integers, Workshop, fits
 from studio.engine.techniques import if_bodies
 from studio.engine.techniques.contract import Context
+from studio.records.base import replace
 from studio.records.plan import Plan, Refusal
 from studio.records.steps import QuantizeStatic, Settings, Step
 
@@ -38,7 +39,8 @@ class StaticInt8:
 
     def plan(self, listing: Listing, step: Step, context: Context) -> Plan:
         """See `Technique.plan`."""
-        return if_bodies.plan(_MainGraph(), listing, step, context, _integers(step).opset)
+        planned = if_bodies.plan(_MainGraph(), listing, step, context, _integers(step).opset)
+        return replace(planned, notes=(*planned.notes, *_about_data(context))) if planned.actions else planned
 
     def draft(self, listing: Listing, plan: Plan, context: Context) -> Model:
         """See `Drafting.draft`."""
@@ -76,7 +78,7 @@ class _MainGraph:
         shop = _workshop(listing, step, chosen, context)
         settings, words = _settings(step), dict.fromkeys(chosen, _words(_settings(step)))
         drafted = _drafted(listing, step, chosen, context)
-        notes = [*_notes(listing, drafted, settings, context), *_memory(listing, shop, settings, context)]
+        notes = [*_notes(listing, drafted, settings), *_memory(listing, shop, settings, context)]
         return promise(listing, step, drafted, words, refusals, notes)
 
     def draft(self, listing: Listing, plan: Plan, context: Context) -> Model:
@@ -248,12 +250,8 @@ def _memory(listing: Listing, shop: Workshop, settings: QuantizeStatic, context:
     return memory.in_words(listing, len(shop.placed.sites) * memory.VALUES_KEPT if sampled else 0)
 
 
-def _notes(listing: Listing, drafted: Model, settings: QuantizeStatic, context: Context) -> list[str]:
+def _notes(listing: Listing, drafted: Model, settings: QuantizeStatic) -> list[str]:
     notes = []
-    if context.preview and context.calibration is not None:
-        notes.append(
-            "Should 8 bits spoil the answer, layers stay in float; which ones is found out when this is carried out."
-        )
     if settings.calibrator == "gradient":
         from studio.engine.trainable import unsupported
 
@@ -270,9 +268,19 @@ def _notes(listing: Listing, drafted: Model, settings: QuantizeStatic, context: 
             "onnxruntime's CPU has no 16-bit products: the layers compute in float and get slower. Processors made for it "
             "(NPUs) run them."
         )
+    return notes
+
+
+def _about_data(context: Context) -> list[str]:
+    """What the calibration data mean for the whole plan."""
     calibration: Dataset | None = context.calibration
     if calibration is None:
-        notes.append("Calibration data are needed to apply this.")
-    elif calibration.random:
+        return ["Calibration data are needed to apply this."]
+    notes = []
+    if context.preview:
+        notes.append(
+            "Should 8 bits spoil the answer, layers stay in float; which ones is found out when this is carried out."
+        )
+    if calibration.random:
         notes.append("The calibration data are random: ranges and accuracy will be wrong for real inputs.")
     return notes

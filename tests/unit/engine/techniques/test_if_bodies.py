@@ -165,3 +165,17 @@ def test_layers_in_the_body_of_a_loop_are_refused_in_words(tmp_path: Path) -> No
     onnx.save(helper.make_model(proto, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     plan = plan_step(list_layers(graph.load(path)), Step(settings=SETTINGS), Context(threads=1))
     assert [("loop" in r.reason, bool(r.hint)) for r in plan.refusals] == [(True, True)]
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_a_preview_asks_for_calibration_data_only_where_there_are_none(
+    calibrated: bool, tmp_path: Path
+) -> None:
+    path = net(tmp_path)
+    listing = list_layers(graph.load(path), SIZES)
+    data = open_data(DataSpec(path=str(path.with_suffix(".npz"))), listing.inputs, SIZES)
+    context = Context(calibration=data if calibrated else None, threads=1, preview=True)
+    plan = plan_step(listing, Step(settings=SETTINGS), context)
+    assert plan.actions
+    assert any("data are needed" in note for note in plan.notes) is not calibrated
+    assert any("Should 8 bits spoil" in note for note in plan.notes) is calibrated
