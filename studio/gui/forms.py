@@ -35,6 +35,7 @@ class Form(QWidget):
         super().__init__(parent)
         self.kind = kind
         self._rows: dict[str, tuple[Field, Control, QWidget]] = {}
+        self._values: dict[str, tuple[Any, ...]] = {}  # shown, by field
         self._grid = QGridLayout(self)
         self._grid.setContentsMargins(0, 0, 0, 0)
         self._grid.setHorizontalSpacing(8)
@@ -50,14 +51,14 @@ class Form(QWidget):
             self._add(one)
         self._more.setVisible(any(f.advanced for f in fields))
         self._grid.addWidget(self._more, self._grid.rowCount(), 0, 1, 2, Qt.AlignmentFlag.AlignLeft)
-        self._show_rows({})
+        self._show_rows()
 
     def show_records(self, records: Sequence[Record]) -> None:
         """Show the values of one record, or what several have in common."""
-        values = {name: tuple(dict.fromkeys(getattr(r, name) for r in records)) for name in self._rows}
+        self._values = {name: tuple(dict.fromkeys(getattr(r, name) for r in records)) for name in self._rows}
         for name, (_, control, _) in self._rows.items():
-            control.show(values[name])
-        self._show_rows(values)
+            control.show(self._values[name])
+        self._show_rows()
 
     def control(self, name: str) -> Control:
         """The control of one field."""
@@ -76,9 +77,9 @@ class Form(QWidget):
         self._grid.addWidget(control.whole, row, 1)
         self._rows[one.name] = (one, control, title)
 
-    def _show_rows(self, values: dict[str, tuple[Any, ...]]) -> None:
+    def _show_rows(self) -> None:
         for one, control, title in self._rows.values():
-            fits = all(any(v in wanted for v in values.get(name, wanted)) for name, wanted in one.when)
+            fits = all(any(v in wanted for v in self._values.get(name, wanted)) for name, wanted in one.when)
             shown = fits and (self._advanced_shown or not one.advanced)
             title.setVisible(shown)
             control.whole.setVisible(shown)
@@ -86,4 +87,4 @@ class Form(QWidget):
     def _toggle_advanced(self) -> None:
         self._advanced_shown = not self._advanced_shown
         self._more.setText("Fewer settings" if self._advanced_shown else "Advanced")
-        self._show_rows({})
+        self._show_rows()

@@ -16,7 +16,7 @@ from studio.gui.form_fields import fields_of
 from studio.gui.forms import Form
 from studio.records.base import Record
 from studio.records.measure import DataSpec, Preprocess
-from studio.records.steps import SETTINGS, Settings
+from studio.records.steps import SETTINGS, QuantizeWeights, Settings
 
 
 class Example(Record, frozen=True, kw_only=True):
@@ -129,3 +129,15 @@ def test_what_seldom_matters_is_folded_away(form: Form) -> None:
     assert form.control("rare").widget.isHidden()
     form._toggle_advanced()
     assert not form.control("rare").widget.isHidden()
+
+
+def test_settings_that_need_another_stay_away_until_it_is_chosen(qtbot: QtBot) -> None:
+    form = Form(QuantizeWeights)
+    qtbot.addWidget(form)
+    form.show_records([QuantizeWeights()])
+    form._more.click()
+    assert not form.control("scale_inputs").whole.isHidden()
+    assert form.control("zeros").whole.isHidden()
+    form.show_records([QuantizeWeights(symmetric=False)])
+    assert not form.control("zeros").whole.isHidden()
+    assert not form.control("solver").whole.isHidden()

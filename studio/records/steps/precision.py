@@ -58,7 +58,11 @@ class QuantizeWeights(Settings, frozen=True, kw_only=True, tag="quantize_weights
             title="Zero points",
             description="Of a grid that is not symmetric. Floats fit closer (with 4 bits, some 0.8 dB of the weights), take "
             "4 bytes a block, and onnxruntime multiplies them at a half to a third of the speed.",
-            extra_json_schema={"choices": {"integer": "Integers", "float": "Floats"}, "advanced": True},
+            extra_json_schema={
+                "choices": {"integer": "Integers", "float": "Floats"},
+                "advanced": True,
+                "when": {"symmetric": [False]},
+            },
         ),
     ] = "integer"
     solver: Annotated[
@@ -67,7 +71,11 @@ class QuantizeWeights(Settings, frozen=True, kw_only=True, tag="quantize_weights
             title="Grids by",
             description="Least squares weigh every weight by its inputs where these are known; HQQ (half-quadratic) lets "
             "single outlying weights be wrong, and needs zero points.",
-            extra_json_schema={"choices": {"squares": "Least squares", "hqq": "HQQ"}, "advanced": True},
+            extra_json_schema={
+                "choices": {"squares": "Least squares", "hqq": "HQQ"},
+                "advanced": True,
+                "when": {"symmetric": [False]},
+            },
         ),
     ] = "squares"
     scale_inputs: Annotated[
