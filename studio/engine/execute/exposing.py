@@ -101,7 +101,8 @@ class _Climber:
 
     def _handed_out(self, node: ir.Node, graph: ir.Graph, value: ir.Value) -> ir.Value:
         """A new output of `node` for a value of the subgraph that it holds."""
-        graph.outputs.append(value)
+        known = value in graph.inputs or value in graph.outputs
+        graph.outputs.append(self._copied(value, graph) if known else value)
         if node.op_type == "If":
             for _attribute, other in subgraphs(node):
                 if other is not graph:
@@ -115,6 +116,14 @@ class _Climber:
         handed.name = f"{_PREFIX}{len(self._made)}_{len(node.outputs)}_{value.name}"
         handed.dtype = self._type(value)
         return handed
+
+    def _copied(self, value: ir.Value, graph: ir.Graph) -> ir.Value:
+        """A copy of what a subgraph is given or hands out already: handed out twice, onnxruntime mixes the two up."""
+        node = ir.Node("", "Identity", [value])
+        node.outputs[0].name = f"{_PREFIX}copy_{len(graph)}_{value.name}"
+        node.outputs[0].dtype = value.dtype
+        graph.append(node)
+        return node.outputs[0]
 
     def _nothing_like(self, value: ir.Value, graph: ir.Graph) -> ir.Value:
         """An empty constant of the value's type, for the branch that does not compute it."""

@@ -127,6 +127,21 @@ def test_a_scan_stacks_its_slices() -> None:
     assert np.array_equal(found["half"], -x)
 
 
+def test_what_a_body_is_given_and_hands_out_already_can_be_watched_too() -> None:
+    text = """<ir_version: 8, opset_import: ["": 17]>
+    g (float[2] start, float[3, 2] x) => (float[2] end)
+    {
+      end = Scan <num_scan_inputs = 1,
+        body = b (float[2] sum, float[2] a) => (float[2] next) { next = Add (sum, a) }> (start, x)
+    }"""
+    x = np.arange(6, dtype=np.float32).reshape(3, 2)
+    feed = {"start": np.zeros(2, np.float32), "x": x}
+    (found,) = stream(model(text), ["next", "sum", "a"], [feed])
+    assert np.array_equal(found["a"], x)
+    assert np.array_equal(found["next"], np.cumsum(x, axis=0))
+    assert np.array_equal(found["sum"], np.cumsum(x, axis=0) - x)
+
+
 def test_an_unknown_value_is_told() -> None:
     with pytest.raises(StudioError, match="'nobody' is no value of this model"):
         next(stream(model(CHAIN), ["nobody"], [{"x": two()}]))
