@@ -121,7 +121,7 @@ class _Climber:
         """A copy of what a subgraph is given or hands out already: handed out twice, onnxruntime mixes the two up."""
         node = ir.Node("", "Identity", [value])
         node.outputs[0].name = f"{_PREFIX}copy_{len(graph)}_{value.name}"
-        node.outputs[0].dtype = value.dtype
+        node.outputs[0].type = value.type
         graph.append(node)
         return node.outputs[0]
 

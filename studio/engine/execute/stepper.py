@@ -2,7 +2,8 @@
 
 Sequential refit needs the input of layer after layer while earlier weights have just changed. Running
 the model from the start for each costs L² / 2 layer runs; here each piece between two questions becomes
-a small session of its own, and only values that later pieces still need are held.
+a small session of its own, and only values that later pieces still need are held. The body of an If, Loop or
+Scan is stepped through the same way, fed with what it reads of the graph around it.
 """
 
 from __future__ import annotations
@@ -14,29 +15,38 @@ import onnx_ir as ir
 
 from studio.base.progress import Progress
 from studio.engine.execute.sessions import Array, run, session
-from studio.engine.graph import Model, constant, is_constant_node, subgraphs
+from studio.engine.execute.streaming import stream
+from studio.engine.graph import Model, constant, is_constant_node, node_key, subgraphs
 
 
 class Stepper:
-    """Values of one model's main graph over a list of feeds.
+    """Values of one graph of a model over a list of feeds.
 
     Args:
         model: its weights may change between questions; what has been computed stays as it was.
         feeds: all of them, held.
         threads: of onnxruntime.
+        graph: a body of the model, whose feeds hold what it `captures`, too; None = the main graph.
     """
 
-    def __init__(self, model: Model, feeds: Sequence[Mapping[str, Array]], threads: int = 0) -> None:
+    def __init__(
+        self,
+        model: Model,
+        feeds: Sequence[Mapping[str, Array]],
+        threads: int = 0,
+        graph: ir.Graph | None = None,
+    ) -> None:
         self._model, self._threads = model, threads
+        graph = model.graph if graph is None else graph
         self._count = len(feeds)
         self._held: dict[ir.Value, list[Array]] = {}
-        for value in model.graph.inputs:
+        for value in (*graph.inputs, *captured(graph)):
             if value.name and all(value.name in feed for feed in feeds):
                 self._held[value] = [np.asarray(feed[value.name]) for feed in feeds]
-        self._kept = set(model.graph.outputs)
+        self._kept = set(graph.outputs)
         self._done: set[ir.Node] = set()
-        self._order = {node: index for index, node in enumerate(model.graph)}
-        self._needs = {node: _needs(node) for node in model.graph}
+        self._order = {node: index for index, node in enumerate(graph)}
+        self._needs = {node: _needs(node) for node in graph}
         self._users: dict[ir.Value, set[ir.Node]] = {}
         for node, values in self._needs.items():
             for value in values:
@@ -44,6 +54,9 @@ class Stepper:
 
     def get(self, value: ir.Value, progress: Progress | None = None) -> list[Array]:
         """A value for every feed; what nothing needs any more is forgotten at the next question."""
+        tensor = constant(value)
+        if tensor is not None:
+            return [tensor.numpy()] * self._count
         if value not in self._held:
             self._advance(value, progress)
         return self._held[value]
@@ -65,6 +78,36 @@ class Stepper:
         self._done.discard(node)
         for value in node.outputs:
             self._held.pop(value, None)
+
+    def inside(self, graph: ir.Graph, feeds: Sequence[Mapping[str, Array]]) -> Stepper:
+        """A stepper through a body of this model."""
+        return Stepper(self._model, feeds, self._threads, graph)
+
+    def read_by(self, graph: ir.Graph) -> list[dict[str, Array]]:
+        """What a body captures of this graph, for every feed."""
+        columns = {v.name or "": self.get(v) for v in captured(graph)}
+        return [{name: column[i] for name, column in columns.items()} for i in range(self._count)]
+
+    def rounds(self, node: ir.Node, graph: ir.Graph) -> list[dict[str, Array]]:
+        """What the body of a Loop or Scan is given in every round (rounds, …), for every feed.
+
+        Raises:
+            StudioError: it changes its shape from round to round.
+        """
+        values = [v for v in graph.inputs if v.uses()]
+        for value in self._needs[node]:
+            self.get(value)
+        output = next(v for v in node.outputs if v.name)
+        nodes, inputs = self._piece(output)
+        feeds = self._feeds(inputs)
+        piece = _extract(self._model, nodes, inputs, [output], feeds[0])
+        attribute = next(name for name, inner in subgraphs(node) if inner is graph)
+        path = f"{node.name or node_key(node)}/{attribute}"
+        names = [f"{path}/{value.name}" for value in values]
+        return [
+            {value.name or "": found[name] for value, name in zip(values, names, strict=True)}
+            for found in stream(piece, names, feeds, threads=self._threads)
+        ]
 
     def forget(self) -> None:
         """Let go of what no node that is still to run reads."""
@@ -119,20 +162,30 @@ class Stepper:
             if node is None or node in nodes:
                 continue
             nodes.add(node)
-            pending.extend(self._needs[node])
-        return sorted(nodes, key=self._order.__getitem__), list(inputs)
+            pending.extend(self._needs[node] if node in self._needs else _needs(node))
+        # Constants of the graphs around this one come first.
+        return sorted(nodes, key=lambda n: self._order.get(n, -1)), list(inputs)
+
+
+def captured(graph: ir.Graph) -> list[ir.Value]:
+    """What a body reads of the graphs around it, constants apart."""
+    return [v for v in dict.fromkeys(_borrowed(graph)) if constant(v) is None]
+
+
+def _borrowed(graph: ir.Graph) -> list[ir.Value]:
+    """Values of the graphs around a body that it reads."""
+    own = set(graph.inputs) | set(graph.initializers.values())
+    for node in graph:
+        own.update(node.outputs)
+    read = [v for node in graph for v in _needs(node)]
+    return [v for v in (*read, *graph.outputs) if v not in own]
 
 
 def _needs(node: ir.Node) -> list[ir.Value]:
-    """Values of the main graph that a node reads, those that its subgraphs capture included."""
+    """Values that a node reads, those that its bodies capture included."""
     found = [v for v in node.inputs if v is not None]
     for _name, graph in subgraphs(node):
-        own = set(graph.inputs) | set(graph.initializers.values())
-        for inner in graph:
-            own.update(inner.outputs)
-            found.extend(v for v in _needs(inner) if v not in own)
-        found.extend(v for v in graph.outputs if v not in own)
-        found = [v for v in found if v not in own]
+        found.extend(_borrowed(graph))
     return found
 
 
