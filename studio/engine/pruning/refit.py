@@ -21,10 +21,11 @@ import onnx_ir as ir
 from studio.engine.edit import set_constant
 from studio.engine.execute import Array
 from studio.engine.execute.stepper import Stepper
-from studio.engine.graph import constant, holder
+from studio.engine.graph import constant, graphs, holder, subgraphs
 from studio.engine.groups.cut import Twins
 from studio.engine.groups.grouping import kept
 from studio.engine.groups.trace import Trace
+from studio.engine.pruning.bodies import Bodies, changed, in_order
 from studio.engine.pruning.least_squares import Bounds, Fit, Problem, Rows
 from studio.engine.pruning.linear import Linear, linear
 from studio.engine.pruning.moments import fit_budget, sample
@@ -118,10 +119,12 @@ class Refit:
         threads: int = 0,
     ) -> None:
         self._trace, self._gone, self._twins = trace, gone, twins
-        self._order = {node: index for index, node in enumerate(trace.model.graph)}
+        every = (node for _path, graph in graphs(trace.model) for node in graph)
+        self._order = {node: index for index, node in enumerate(every)}
         self._rng = np.random.default_rng(seed)
-        self._original = Stepper(trace.model, feeds, threads)
-        self._cut = Stepper(twins.copy, feeds, threads)
+        self._bodies = Bodies(trace, gone, twins, feeds, threads)
+        self._original: Stepper
+        self._cut: Stepper
         self._waiting: dict[ir.Value, tuple[Target, list[_Read]]] = {}
 
     def targets(self) -> list[Target | Cell]:
@@ -135,8 +138,12 @@ class Refit:
                 found.append(target)
         return found
 
-    def run(self, target: Target | Cell) -> Refitted:
-        """Fit one layer; call in the order of `targets`."""
+    def run(self, target: Target | Cell) -> Refitted | None:
+        """Fit one layer; call in the order of `targets`. None where no sample comes by: it stays as it was cut."""
+        here = self._bodies.around(target.old)
+        if here is None:
+            return None
+        self._original, self._cut = here.original, here.cut
         if isinstance(target, Cell):
             errors = refit_cell(target, self._trace, self._gone, self._original, self._cut, self._rng)
             return Refitted(target.old.outputs[0].name or "", *errors)
@@ -229,7 +236,10 @@ class Refit:
             producer = pending.pop().producer()
             if producer is None:
                 continue
-            if producer is node or (self._order.get(producer, 0) > limit and linear_weight(producer)):
+            later = self._order[producer] > limit
+            if producer is node or (
+                later and (linear_weight(producer) or any(True for _ in subgraphs(producer)))
+            ):
                 return True
             for v in producer.inputs:
                 if v is not None and v not in seen:
@@ -416,14 +426,13 @@ def _limit(node: ir.Node, position: int, name: str, default: float) -> float | N
 
 
 def behind(trace: Trace, gone: Array) -> list[ir.Node]:
-    """Layers of the main graph whose input a cut changes, in order; shared weights are left out."""
+    """Layers whose input a cut changes, in order, those in bodies too; shared weights are left out."""
     cut = {r.node for r in trace.readings if not kept(trace, gone, r.labels).all()}
-    dirty: set[ir.Value] = set()
+    dirty = changed(trace.model, cut)
     found: list[ir.Node] = []
-    for node in trace.model.graph:
-        if node not in cut and not any(v in dirty for v in node.inputs if v is not None):
+    for node in in_order(trace.model.graph):
+        if node not in cut and not any(v in dirty for v in node.inputs):
             continue
-        dirty.update(node.outputs)
         weight = node.inputs[1] if len(node.inputs) > 1 else None
         tensor = constant(weight)
         if tensor is None or weight is None or tensor.dtype not in {ir.DataType.FLOAT, ir.DataType.FLOAT16}:

@@ -12,6 +12,7 @@ from studio.engine.groups.grouping import Grouping, find_groups
 from studio.engine.groups.trace import trace
 from studio.engine.layers import Listing
 from studio.engine.pruning.allocation import Resource
+from studio.engine.pruning.bodies import unvisited
 from studio.engine.pruning.criteria import (
     by_data,
     by_gradients,
@@ -30,6 +31,7 @@ BY_GRADIENTS = {"taylor", "fisher"}
 NEEDS_DATA = {"activation", "obs"} | BY_GRADIENTS
 _PROBE_SAMPLES = 32
 _GRADIENT_SAMPLES = 64
+_BRANCH_SAMPLES = 32
 # Share of a group's channels whose order a budget knows exactly; beyond it, the order of that moment holds.
 _DEEPEST = 0.7
 
@@ -63,6 +65,20 @@ def grouping_of(listing: Listing) -> Grouping:
     found = memo.get(key)
     if not isinstance(found, Grouping):
         found = memo[key] = find_groups(trace(listing.model, listing.shapes), listing)
+    return found
+
+
+def idle_bodies(listing: Listing, context: Context) -> frozenset[str]:
+    """Paths of bodies with layers that no calibration sample comes to, as far as some samples tell."""
+    layers = {layer.path: layer.node for layer in listing.nodes.values() if layer.path}
+    if not layers or context.calibration is None:
+        return frozenset()
+    memo = _remembered(listing)
+    key = ("idle bodies", _data_key(context))
+    found = memo.get(key)
+    if not isinstance(found, frozenset):
+        feeds = context.calibration.take(_BRANCH_SAMPLES).feeds()
+        found = memo[key] = unvisited(listing.model, layers, feeds, context.threads)
     return found
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from studio.base.errors import StudioError
 from studio.engine.dataset import open_for
 from studio.engine.execute import Array
-from studio.engine.graph import Model
+from studio.engine.graph import Model, nodes
 from studio.engine.groups.cut import Twins, cut_twins
 from studio.engine.groups.grouping import ChannelGroup, Grouping
 from studio.engine.layers import Listing, list_layers
@@ -32,6 +32,7 @@ from studio.engine.techniques.channel_orders import (
     budget_of,
     grouping_of,
     guesses,
+    idle_bodies,
     limits_of,
     orders_of,
     weighed,
@@ -67,7 +68,8 @@ class ChannelPruning:
             why = f"even at the smallest widths {reached:.0%} of the model's {_WORDS[budget[0]]} remain"
             return _refused(listing, step, dict.fromkeys(step.layers, why))
         draft = list_layers(_draft(grouping, kept), dict(listing.input_sizes))
-        return _plan(_Found(listing, grouping, chosen, kept, draft), step, settings, context)
+        idle = idle_bodies(listing, context) if settings.refit else frozenset()
+        return _plan(_Found(listing, grouping, chosen, kept, draft, idle), step, settings, context)
 
     def draft(self, listing: Listing, plan: Plan, context: Context) -> Model:  # noqa: ARG002
         """See `Drafting.draft`."""
@@ -114,13 +116,14 @@ _WORDS: dict[Resource, str] = {
 
 @dataclass(frozen=True)
 class _Found:
-    """What planning found out."""
+    """What planning found out; `idle` are the bodies of Ifs that refit cannot reach, by path."""
 
     listing: Listing
     grouping: Grouping
     chosen: tuple[ChannelGroup, ...]
     kept: dict[str, int]
     draft: Listing
+    idle: frozenset[str]
 
 
 def _settings(step: Step) -> PruneChannels:
@@ -265,7 +268,8 @@ def _dirty(found: _Found) -> set[str]:
     """Layers behind the cut, which refit will touch."""
     names = {layer.node: name for name, layer in found.listing.nodes.items()}
     gone = found.grouping.narrowed(found.kept)
-    return {names[node] for node in behind(found.grouping.trace, gone) if node in names}
+    reached = {names[node] for node in behind(found.grouping.trace, gone) if node in names}
+    return {name for name in reached if found.listing.nodes[name].path not in found.idle}
 
 
 def _why(found: _Found, name: str, blocked: Mapping[str, str], settings: PruneChannels) -> str:
@@ -292,7 +296,7 @@ def _remarks(
     share = _unrepaired(found) if repaired else 1 - _left(found)
     if removes and share > _ASKS_ABOVE:
         cause = "without calibration data" if context.calibration is None else "without refit"
-        cause = "inside If, Loop and Scan bodies, without refit" if repaired else cause
+        cause = "in branches that no calibration sample takes" if repaired else cause
         questions.append(
             f"Remove {share:.0%} of the parameters {cause}? Nothing repairs what that does to the answers."
         )
@@ -304,8 +308,8 @@ def _remarks(
             if context.preview and not timed_before(found.listing, context)
             else "The latency was measured on this machine; elsewhere it may differ"
         )
-    if removes and any(layer.path for layer in found.listing.nodes.values()):
-        notes.append("Layers inside If, Loop and Scan bodies are cut but not refitted")
+    if removes and repaired and found.idle:
+        notes.append("Layers in branches that no calibration sample takes are cut but not refitted")
     return tuple(notes), tuple(questions)
 
 
@@ -315,11 +319,11 @@ def _left(found: _Found) -> float:
 
 
 def _unrepaired(found: _Found) -> float:
-    """Share of the model's parameters that go from layers inside subgraphs, which refit does not reach."""
+    """Share of the model's parameters that go from layers which refit does not reach."""
     gone = sum(
         layer.record.cost.parameters - found.draft.nodes[name].record.cost.parameters
         for name, layer in found.listing.nodes.items()
-        if layer.path and name in found.draft.nodes
+        if layer.path in found.idle and name in found.draft.nodes
     )
     return gone / max(1, found.listing.cost.parameters)
 
@@ -365,12 +369,15 @@ def _refit(
     names = {layer.node: name for name, layer in listing.nodes.items()}
     targets = work.targets()
     progress = context.progress.part(0.35, 0.98)
+    done = 0
     for target in progress.over(targets, lambda t: f"Refit {names.get(t.old, t.old.name or '')}"):
-        work.run(target)
+        done += work.run(target) is not None
         name = names.get(target.old, "")
         if name in words:
             context.treated(twins.copy, name, words.pop(name))
-    context.note(f"{len(targets)} layers refitted on {sum(_batch(f) for f in feeds)} samples")
+    context.note(f"{done} layers refitted on {sum(_batch(f) for f in feeds)} samples")
+    if done < len(targets):
+        context.note(f"{len(targets) - done} layers not refitted: no calibration sample comes to them")
 
 
 def _batch(feed: Mapping[str, Array]) -> int:
@@ -384,7 +391,7 @@ def _seed(context: Context) -> int:
 def _peak_bytes(listing: Listing, feed: Mapping[str, Array]) -> int:
     """Bytes of the largest activation of one sample; samples may be larger than the chosen input sizes."""
     sizes = [1]
-    for node in listing.model.graph:
+    for node in nodes(listing.model):
         for value in node.outputs:
             dims = listing.shapes.of(value)
             if dims is not None and all(isinstance(d, int) for d in dims):
