@@ -22,6 +22,7 @@ Array: TypeAlias = npt.NDArray[Any]
 # Candidates for λ, relative to the mean diagonal of G.
 _RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 _TINY = 1e-12
+_FEW = 256  # rows at a time that are summed in double precision
 
 
 @dataclass
@@ -51,7 +52,13 @@ class Moments:
         )  # fmt: skip
 
     def add(self, x: Array, y: Array) -> None:
-        """Add rows x (groups, n, k) and y (groups, n, r)."""
+        """Add rows x (groups, n, k) and y (groups, n, r).
+
+        Few rows come from where space has been averaged away: they vary so little around their mean that single
+        precision would lose it.
+        """
+        if x.shape[1] <= _FEW:
+            x, y = x.astype(np.float64), y.astype(np.float64)
         self.n += x.shape[1]
         self.x += x.sum(axis=1, dtype=np.float64)
         self.y += y.sum(axis=1, dtype=np.float64)

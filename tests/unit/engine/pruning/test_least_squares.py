@@ -33,3 +33,14 @@ def test_rows_of_several_feeds_keep_what_lies_beside_them():
     assert whole.x.shape == (1, 5, 2)
     assert np.asarray(whole.beside).reshape(-1).tolist() == [2, 2, 3, 3, 3]
     assert np.asarray(whole.part(slice(1, 3)).beside).reshape(-1).tolist() == [2, 3]
+
+
+def test_values_that_hardly_vary_around_a_large_mean_are_fitted_all_the_same():
+    rng = np.random.default_rng(0)
+    x = (3 + 1e-3 * rng.standard_normal((1, 64, 6))).astype("f4")
+    w = rng.standard_normal((1, 4, 6)).astype("f4")
+    y = x @ w.transpose(0, 2, 1) + 1
+    problem = Problem(w.shape)
+    problem.add(Rows(x, y), None)
+    found = problem.solve(w + 0.3, np.zeros((1, 4)), intercept=True)
+    assert np.abs(x @ found.w.transpose(0, 2, 1) + found.b[:, None] - y).max() < 1e-3
