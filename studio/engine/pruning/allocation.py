@@ -15,25 +15,11 @@ from studio.engine.groups.atoms import Axis
 from studio.engine.groups.grouping import ChannelGroup, Grouping
 from studio.engine.pruning.orders import Order
 from studio.engine.pruning.staircase import Staircase
+from studio.engine.pruning.widths import fewer, grain, more, rounded
 
 Resource = Literal["macs", "params", "bytes", "latency"]
 
-# Blocked layouts make widths of a multiple of 16 the fast ones. Narrow layers gain nothing from that, but below one
-# block the layout is given up and what was saved is spent on turning it back and forth.
-_FAST = 16
-_NARROW = 64
-_STEPS = 32
-
-
-def rounded(width: int, keep: float, round_to: int, minimum: int, kind: str) -> int:
-    """The width to keep: at least `minimum`, wide groups rounded up to what is fast, others not below a block."""
-    unit = round_to or (_FAST if width >= _NARROW else 1)
-    if kind != "plain":
-        unit = 1
-    block = _FAST if not round_to and kind == "plain" and width > _FAST else 1
-    wanted = max(keep, minimum, block)
-    count = int(np.ceil(wanted / unit - 1e-9)) * unit if unit > 1 else int(np.ceil(wanted - 1e-9))
-    return min(width, count)
+_STEPS = 32  # of a group's channels, in a budget
 
 
 @dataclass(frozen=True)
@@ -169,11 +155,15 @@ class Allocation:
     reached: float
 
 
-def by_ratio(groups: Sequence[ChannelGroup], ratio: float, round_to: int, minimum: int) -> dict[str, int]:
-    """Every group loses the same share."""
+def by_ratio(
+    grouping: Grouping, chosen: Sequence[ChannelGroup], ratio: float, round_to: int, minimum: int
+) -> dict[str, int]:
+    """Every chosen group loses about the same share."""
     return {
-        g.record.name: rounded(g.record.width, g.record.width * (1 - ratio), round_to, minimum, g.kind)
-        for g in groups
+        g.record.name: rounded(
+            g.record.width, g.record.width * (1 - ratio), round_to, minimum, grain(grouping, g)
+        )
+        for g in chosen
     }
 
 
@@ -197,7 +187,7 @@ def by_budget(
         resource: what the budget is of.
         budget: share of `total` to keep.
         total: of the whole model, parts that nothing can narrow included.
-        round_to: see `rounded`.
+        round_to: see `widths.rounded`.
         minimum: width that no group goes below.
         staircase: what was measured, for the latency.
     """
@@ -205,6 +195,7 @@ def by_budget(
     index = {g.record.name: i for i, g in enumerate(grouping.groups)}
     shares = [1.0] * len(grouping.groups)
     kept = {g.record.name: g.record.width for g in chosen}
+    grains = {g.record.name: grain(grouping, g) for g in chosen}
     spent = total
 
     def change(group: ChannelGroup, width: int) -> tuple[float, float]:
@@ -222,39 +213,24 @@ def by_budget(
     while spent > budget * total:
         best: tuple[float, ChannelGroup, int, float] | None = None
         for group in chosen:
-            fewer = _next(group, kept[group.record.name], round_to, minimum)
-            if fewer < kept[group.record.name]:
-                added, saved = change(group, fewer)
+            name, width = group.record.name, group.record.width
+            less = fewer(width, kept[name], round_to, minimum, grains[name], width / _STEPS)
+            if less < kept[name]:
+                added, saved = change(group, less)
                 if best is None or added / max(saved, 1e-9) < best[0]:
-                    best = (added / max(saved, 1e-9), group, fewer, saved)
+                    best = (added / max(saved, 1e-9), group, less, saved)
         if best is None:
             break
         spent = take(*best[1:])
     while True:  # the last step may have saved too much: give back where it helps most
         back: tuple[float, ChannelGroup, int, float] | None = None
         for group in chosen:
-            more = _more(group, kept[group.record.name], round_to)
-            if more > kept[group.record.name]:
-                added, saved = change(group, more)
+            name = group.record.name
+            larger = more(group.record.width, kept[name], round_to, grains[name])
+            if larger > kept[name]:
+                added, saved = change(group, larger)
                 if spent - saved <= budget * total and (back is None or added < back[0]):
-                    back = (added, group, more, saved)
+                    back = (added, group, larger, saved)
         if back is None or back[0] >= 0:
             return Allocation(kept, spent / max(total, 1e-9))
         spent = take(*back[1:])
-
-
-def _more(group: ChannelGroup, kept: int, round_to: int) -> int:
-    """The next larger width worth having."""
-    return rounded(group.record.width, kept + 1, round_to, 1, group.kind)
-
-
-def _next(group: ChannelGroup, kept: int, round_to: int, minimum: int) -> int:
-    """The next smaller width worth having."""
-    width = group.record.width
-    wanted = kept - max(1.0, width / _STEPS)
-    found = rounded(width, wanted, round_to, minimum, group.kind)
-    unit = round_to or (_FAST if width >= _NARROW and group.kind == "plain" else 1)
-    while found >= kept and wanted > minimum:
-        wanted -= unit
-        found = rounded(width, max(wanted, minimum), round_to, minimum, group.kind)
-    return min(found, kept)

@@ -43,7 +43,7 @@ def time_layers(listing: Listing, grouping: Grouping, context: Context) -> Stair
     file = _file(listing, context)
     found = staircase.known(file)
     if found is None:
-        widths = {share: by_ratio(grouping.groups, 1 - share, 0, 1) for share in staircase.SHARES}
+        widths = {share: by_ratio(grouping, grouping.groups, 1 - share, 0, 1) for share in staircase.SHARES}
         progress = context.progress.part(0.0, 0.1)
         feed = _feed(listing, context)
         found = staircase.measure(listing, grouping, widths, feed, context.threads, progress)
@@ -100,7 +100,7 @@ def _ways(
         _BY_TIME: lambda share: (
             by_budget(grouping, chosen, orders, "latency", share, time, *rounding, known).kept
         ),
-        "evenly": lambda share: by_ratio(chosen, 1 - share, *rounding),
+        "evenly": lambda share: by_ratio(grouping, chosen, 1 - share, *rounding),
     }
     if work:
         ways["work"] = lambda share: by_budget(grouping, chosen, orders, "macs", share, work, *rounding).kept

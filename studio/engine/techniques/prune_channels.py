@@ -10,6 +10,7 @@ and Kurtic et al., ZipLM, 2023 (OBS for structures).
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -176,7 +177,7 @@ def _widths(
     """Kept channels by group, and the share of the budget's resource that is left (0 without a budget)."""
     budget = budget_of(settings)
     if budget is None:
-        return by_ratio(chosen, settings.ratio, settings.round_to, settings.minimum), 0.0
+        return by_ratio(grouping, chosen, settings.ratio, settings.round_to, settings.minimum), 0.0
     resource, share = budget
     limits = limits_of(grouping, settings, {g.record.name: 0 for g in chosen})
     orders = orders_of(listing, grouping, settings, limits, context)
@@ -284,6 +285,10 @@ def _why(found: _Found, name: str, blocked: Mapping[str, str], settings: PruneCh
     width = min(g.record.width for g in groups)
     if budget_of(settings) is not None and width > settings.minimum:
         return f"the budget is kept with all of its {width} channels"
+    if settings.round_to != 1 and max(settings.minimum, math.ceil(width * (1 - settings.ratio))) < width:
+        return (
+            f"no fewer than its {width} channels would be faster here (widths rounded to 1 are cut as asked)"
+        )
     return f"at a width of {width} there is nothing to remove"
 
 

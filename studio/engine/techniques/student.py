@@ -76,7 +76,7 @@ def _student(listing: Listing, step: Step, seed: int) -> Model:
     shallow = list_layers(model, dict(listing.input_sizes))
     grouping = find_groups(trace(model, shallow.shapes), shallow)
     groups = tuple(g for g in grouping.groups if g.kind != "inner" and chosen.intersection(g.leaders))
-    kept = by_ratio(groups, 1 - settings.width, 0, 1)
+    kept = by_ratio(grouping, groups, 1 - settings.width, 0, 1)
     orders = by_weights(grouping, "l2", seed)
     removed = {}
     for group in groups:

@@ -36,7 +36,7 @@ def test_a_narrower_draft_never_takes_longer() -> None:
 def test_a_draft_costs_what_was_measured_and_widths_between_lie_between(listing: Listing) -> None:
     grouping = grouping_of(listing)
     names = [layer.name for layer in listing.layers]
-    drafts = {share: by_ratio(grouping.groups, 1 - share, 1, 1) for share in (1.0, 0.5)}
+    drafts = {share: by_ratio(grouping, grouping.groups, 1 - share, 1, 1) for share in (1.0, 0.5)}
     known = Staircase(
         stairs=tuple(
             Stair(kept=kept, layers=dict.fromkeys(names, 2 * share), other=share)
@@ -46,7 +46,7 @@ def test_a_draft_costs_what_was_measured_and_widths_between_lie_between(listing:
     costs = Costs(grouping, "latency", known)
     totals = [
         costs.total([kept[g.record.name] / g.record.width for g in grouping.groups])
-        for kept in (drafts[1.0], by_ratio(grouping.groups, 0.25, 1, 1), drafts[0.5])
+        for kept in (drafts[1.0], by_ratio(grouping, grouping.groups, 0.25, 1, 1), drafts[0.5])
     ]
     assert totals[0] == pytest.approx(2 * len(names) + 1)
     assert totals[2] == pytest.approx(0.5 * totals[0])
@@ -56,7 +56,7 @@ def test_a_draft_costs_what_was_measured_and_widths_between_lie_between(listing:
 def test_every_layer_is_timed_in_every_draft_and_found_again(listing: Listing, tmp_path: Path) -> None:
     grouping = grouping_of(listing)
     feed = open_for(listing.model, DataSpec(kind="random", limit=1), dict(listing.input_sizes)).first()
-    widths = {share: by_ratio(grouping.groups, 1 - share, 1, 1) for share in (1.0, 0.5)}
+    widths = {share: by_ratio(grouping, grouping.groups, 1 - share, 1, 1) for share in (1.0, 0.5)}
     found = staircase.measure(listing, grouping, widths, feed, 1, Progress())
     assert [stair.kept for stair in found.stairs] == list(widths.values())
     assert all(ms > 0 for stair in found.stairs for ms in stair.layers.values())

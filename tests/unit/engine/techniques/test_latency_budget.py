@@ -112,6 +112,8 @@ def test_narrower_ways_are_judged_to_hurt_more(listing: Listing, context: Contex
     limits = {g.record.name: g.record.width for g in grouping.groups}
     orders = orders_of(listing, grouping, PruneChannels(), limits, context)
     error = judge_of(listing, grouping, orders, context)
-    whole, most, half = (error(by_ratio(grouping.groups, ratio, 1, 1)) for ratio in (0.0, 0.25, 0.75))
+    whole, most, half = (
+        error(by_ratio(grouping, grouping.groups, ratio, 1, 1)) for ratio in (0.0, 0.25, 0.75)
+    )
     assert whole < 1e-6
     assert whole < most < half

@@ -288,3 +288,8 @@ def test_a_layer_that_a_budget_spares_is_told_so():
     plan = plan_of(listing_of("split"), settings, Context(threads=1))
     assert plan.actions
     assert any("the budget is kept with all" in refusal.reason for refusal in plan.refusals)
+
+
+def test_a_layer_that_no_faster_width_is_near_is_told_so():
+    plan = plan_of(listing_of("depthwise_se"), PruneChannels(ratio=0.1, refit=False), Context(threads=1))
+    assert any("no fewer than its 24 channels would be faster" in refusal.reason for refusal in plan.refusals)
