@@ -67,6 +67,13 @@ def check_target(target: Path, inputs: Iterable[Path], suffixes: Sequence[str] =
     Raises:
         StudioError: in words.
     """
+    try:
+        _check_target(target, inputs, suffixes)
+    except OSError as error:  # a name that is too long, a folder that cannot be entered
+        raise disk_error(target, error) from error
+
+
+def _check_target(target: Path, inputs: Iterable[Path], suffixes: Sequence[str]) -> None:
     what = f"Cannot write {target}"
     if not target.parent.is_dir():
         raise StudioError(what, f"the folder {target.parent} does not exist")
@@ -76,7 +83,7 @@ def check_target(target: Path, inputs: Iterable[Path], suffixes: Sequence[str] =
         raise StudioError(what, "there is no permission to write there", "Choose another folder.")
     for source in inputs:
         if source.exists() and target.exists() and target.samefile(source):
-            raise StudioError(what, "it is the model that was opened", "The original is never altered.")
+            raise StudioError(what, "it is a file that is read from", "The original is never altered.")
     if target.exists() and target.suffix not in suffixes:
         # It may be the weights of a model, or somebody's data.
         raise StudioError(

@@ -23,6 +23,7 @@ import msgspec
 import yaml
 
 from studio.base.errors import StudioError
+from studio.records import presets
 from studio.records.base import convert, replace
 from studio.records.measure import DataSpec, data_spec_text
 from studio.records.steps import SETTINGS, AnySettings, Recipe, Settings, Step
@@ -159,6 +160,8 @@ def of_preset(name: str) -> Recipe:
     Raises:
         StudioError: there is no such preset.
     """
+    if name not in presets.TITLES:
+        raise StudioError(f"There is no preset '{name}'", hint=f"Choose one of: {', '.join(presets.TITLES)}.")
     return convert({"preset": name}, Recipe, f"the preset '{name}'")
 
 
@@ -269,13 +272,13 @@ def command(
     *,
     calibration: DataSpec | None = None,
     evaluation: DataSpec | None = None,
-    recipe_file: str = "recipe.yaml",
+    recipe_file: str = "",
     more: Sequence[str] = (),
 ) -> str:
     """The shell command that repeats a recipe.
 
-    A recipe that does not fit on a line (steps on different or on many layers) is named as a file;
-    `more` are further words of the command line.
+    A recipe that does not fit on a line (steps on different or on many layers) is named as the file that holds it,
+    unless there is none; `more` are further words of the command line.
     """
     words = ["featherweight", "compress", model, "-o", output]
     layers = {step.layers for step in recipe.steps}
@@ -290,11 +293,22 @@ def command(
             words += ["--step", step_text(step.settings)]
         for name in names if names != ("*",) else ():
             words += ["--layers", name]
-        if recipe.seed:
-            words += ["--seed", str(recipe.seed)]
+        words += ["--seed", str(recipe.seed)] if recipe.seed else []
+    elif recipe_file or awkward or any(set("|,") & set("".join(names)) for names in layers):
+        words += ["--recipe", recipe_file or "recipe.yaml"]
     else:
-        words += ["--recipe", recipe_file]
+        for step in recipe.steps:
+            words += ["--step", _narrowed(step)]
+        words += ["--seed", str(recipe.seed)] if recipe.seed else []
     return shlex.join([*words, *_data(calibration, evaluation), *more])
+
+
+def _narrowed(step: Step) -> str:
+    """A step with its layers, as `--step` takes it."""
+    text = step_text(step.settings)
+    if step.layers == ("*",):
+        return text
+    return f"{text}{',' if ':' in text else ':'}layers={'|'.join(step.layers)}"
 
 
 def _data(calibration: DataSpec | None, evaluation: DataSpec | None) -> list[str]:

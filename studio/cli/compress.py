@@ -75,8 +75,7 @@ def compress(order: Order) -> None:
     watch = Stopwatch()
     recipe = recipe_of(order)
     calibration, evaluation = data(order.calibration), data(order.evaluation)
-    for output, suffixes in _outputs(order):
-        check_target(output.absolute(), [order.model], suffixes)
+    _check_outputs(order)
     with Terminal() as terminal:
         outcome = _carry_out(terminal, order, recipe, calibration, evaluation, watch)
         if order.save_recipe is not None:
@@ -87,6 +86,18 @@ def compress(order: Order) -> None:
             terminal.json(_json(outcome))
         else:
             _print(terminal, outcome)
+
+
+def _check_outputs(order: Order) -> None:
+    read = [path for path in (order.model, order.teacher, order.recipe) if path is not None]
+    written: set[Path] = set()
+    for output, suffixes in _outputs(order):
+        check_target(output.absolute(), read, suffixes)
+        if output.resolve() in written:
+            raise StudioError(
+                f"Cannot write {output} twice", "the model, the recipe and the report are a file each"
+            )
+        written.add(output.resolve())
 
 
 def _outputs(order: Order) -> Iterator[tuple[Path, tuple[str, ...]]]:
@@ -164,16 +175,24 @@ def _carry_out(
         if order.measure:
             found = measured(terminal, [order.model, partial], evaluation, order.threads, sizes, calibration)
         after = terminal.inspect(partial, sizes).info
-    command = recipes.command(
+    command = _repeating(order, recipe, calibration, evaluation)
+    return Outcome(order, recipe, before, after, applied, check, found, command, watch.seconds)
+
+
+def _repeating(
+    order: Order, recipe: Recipe, calibration: DataSpec | None, evaluation: DataSpec | None
+) -> str:
+    """The command that repeats the order; it names no file that is not there."""
+    file = order.recipe or order.save_recipe
+    return recipes.command(
         recipe,
         str(order.model),
         str(order.output),
         calibration=calibration,
         evaluation=evaluation,
-        recipe_file=str(order.recipe or order.save_recipe or "recipe.yaml"),
+        recipe_file=str(file or ""),
         more=_more(order),
     )
-    return Outcome(order, recipe, before, after, applied, check, found, command, watch.seconds)
 
 
 def _more(order: Order) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from studio.app.export import check_target
 from studio.base import units
 from studio.base.errors import StudioError
 from studio.cli.terminal import Terminal
@@ -34,6 +35,7 @@ def import_(order: Order) -> None:
     Raises:
         StudioError: it cannot be converted, or would run code that nobody agreed to.
     """
+    check_target(order.output.absolute(), [order.source])
     asked = Import(
         source=str(order.source.absolute()),
         output=str(order.output.absolute()),

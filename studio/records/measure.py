@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
@@ -266,7 +266,7 @@ def parse_data_spec(text: str) -> DataSpec:
             raise StudioError(f"Cannot use the data '{text}'", f"'{key}' is unknown", f"Known are: {known}.")
     if path == "random":
         path, values["kind"] = "", "random"
-    elif not Path(path).exists():
+    elif not os.path.exists(path):  # noqa: PTH110 - a name that is too long is no error to it
         raise StudioError(f"Cannot use the data '{text}'", f"there is no file or folder {path}")
     chosen = {"preprocess": preprocess} if preprocess else {}
     return convert({"path": path, **values, **chosen}, DataSpec, f"the data '{text}'")

@@ -126,5 +126,8 @@ def test_the_command_fits_on_a_line_where_it_can() -> None:
     )
     mixed = Recipe(steps=(Step(settings=Fp16(), layers=("a",)), Step(settings=Sparsify(), layers=("b",))))
     assert recipe.command(mixed, "a.onnx", "b.onnx", recipe_file="r.yaml").endswith("--recipe r.yaml")
+    assert recipe.command(mixed, "a.onnx", "b.onnx").endswith(
+        "--step fp16:layers=a --step sparsify:layers=b"
+    )  # no file: none is named
     awkward = Recipe(steps=(Step(settings=Fp16(keep=("a,b",))),))
     assert "--recipe" in recipe.command(awkward, "a.onnx", "b.onnx")
