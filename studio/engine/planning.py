@@ -12,7 +12,8 @@ from fnmatch import fnmatchcase
 from studio.base.errors import StudioError
 from studio.base.progress import Progress
 from studio.engine.dataset import Dataset, open_for
-from studio.engine.layers import Listing, list_layers, with_weights_folded
+from studio.engine.graph import Model
+from studio.engine.layers import Listing, list_layers, not_finite, with_weights_folded
 from studio.engine.techniques import find
 from studio.engine.techniques.contract import Context, Drafting, Timing
 from studio.records import task
@@ -42,17 +43,24 @@ def resolve_layers(patterns: Sequence[str], listing: Listing) -> tuple[str, ...]
     return tuple(name for name in names if name in chosen)
 
 
-def plan_step(listing: Listing, step: Step, context: Context) -> Plan:
+def plan_step(listing: Listing, step: Step, context: Context, broken: frozenset[str] | None = None) -> Plan:
     """The plan of one step; layers that no technique can treat are refused here, once for all.
+
+    Args:
+        listing: the model.
+        step: what to plan.
+        context: see `Context`.
+        broken: layers whose weights hold NaN or infinities; None = they are looked for.
 
     Raises:
         StudioError: a pattern matches nothing.
     """
     names = resolve_layers(step.layers, listing)
     technique = find(step.settings)
-    reasons = {layer.name: layer.untreatable for layer in listing.layers if layer.untreatable}
-    if getattr(technique, "treats_stored", False):
-        reasons = {}
+    broken = _not_finite(listing) if broken is None else broken
+    reasons = dict.fromkeys(broken, "its weights hold NaN or infinities")
+    if not getattr(technique, "treats_stored", False):
+        reasons |= {layer.name: layer.untreatable for layer in listing.layers if layer.untreatable}
     listing, whole = ready(listing, step), listing.cost
     treatable = Step(settings=step.settings, layers=tuple(name for name in names if name not in reasons))
     plan = technique.plan(listing, treatable, context)
@@ -69,6 +77,17 @@ def plan_step(listing: Listing, step: Step, context: Context) -> Plan:
     )
 
 
+# Of the model that was planned last: a slider that moves plans it again and again.
+_checked: tuple[Model, frozenset[str]] | None = None
+
+
+def _not_finite(listing: Listing) -> frozenset[str]:
+    global _checked
+    if _checked is None or _checked[0] is not listing.model:
+        _checked = (listing.model, not_finite(listing))
+    return _checked[1]
+
+
 def ready(listing: Listing, step: Step) -> Listing:
     """The model as the step's technique wants it: weights that are computed from constants are stored as computed.
 
@@ -82,8 +101,9 @@ def ready(listing: Listing, step: Step) -> Listing:
 def plan_steps(listing: Listing, steps: Sequence[Step], context: Context) -> tuple[Plan, ...]:
     """One plan a step, each made on the model that the steps before leave."""
     plans: list[Plan] = []
+    broken = _not_finite(listing)  # a draft has any weights
     for number, step in enumerate(steps):
-        plan = plan_step(listing, step, context)
+        plan = plan_step(listing, step, context, broken)
         plans.append(plan)
         if number + 1 < len(steps):
             listing = draft(listing, plan, context)

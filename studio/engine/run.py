@@ -48,12 +48,7 @@ def apply_steps(
         here = replace(context, progress=part, memo={})
         listing, plan = _planned(model, step, here, input_sizes)
         if not plan.actions:
-            raise StudioError(
-                f"{step.settings.title} can treat none of the {len(plan.refusals)} chosen layers",
-                plan.refusals[0].reason if plan.refusals else "no layer was chosen",
-                plan.refusals[0].hint if plan.refusals else "",
-                "\n".join(f"{refusal.layer}: {refusal.reason}" for refusal in plan.refusals),
-            )
+            raise _nothing_to_do(plan)
         if plan.questions and not context.agreed:
             raise StudioError(
                 f"{step.settings.title} asks first", plan.questions[0], "On the command line, --yes agrees."
@@ -61,6 +56,22 @@ def apply_steps(
         model = find(step.settings).apply(ready(listing, step), plan, here)
         plans.append(plan)
     return model, tuple(plans)
+
+
+def _nothing_to_do(plan: Plan) -> StudioError:
+    """What is said of a step that can treat no layer."""
+    title, refusals = plan.step.settings.title, plan.refusals
+    if not refusals:
+        return StudioError("There is nothing to compress", "the model has no layers")
+    one = len(refusals) == 1
+    return StudioError(
+        f"{title} cannot treat {refusals[0].layer}"
+        if one
+        else f"{title} can treat none of the {len(refusals)} chosen layers",
+        refusals[0].reason,
+        refusals[0].hint,
+        "\n".join(f"{refusal.layer}: {refusal.reason}" for refusal in refusals),
+    )
 
 
 def _planned(model: Model, step: Step, context: Context, input_sizes: dict[str, int]) -> tuple[Listing, Plan]:

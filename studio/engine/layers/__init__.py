@@ -7,7 +7,7 @@ in initializers, Constant nodes and outer graphs, behind Identity, Cast, Transpo
 from studio.engine.layers.find import LayerNode, Listing, list_layers
 from studio.engine.layers.floats import float_weights
 from studio.engine.layers.folding import with_weights_folded
-from studio.engine.layers.inspect import describe, inspect, outline
+from studio.engine.layers.inspect import describe, inspect, not_finite, outline
 from studio.engine.layers.precision import count_numbers
 from studio.engine.layers.preflight import preflight
 
@@ -19,6 +19,7 @@ __all__ = [
     "float_weights",
     "inspect",
     "list_layers",
+    "not_finite",
     "outline",
     "preflight",
     "with_weights_folded",

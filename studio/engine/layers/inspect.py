@@ -7,9 +7,9 @@ from pathlib import Path
 
 import msgspec
 
-from studio.engine.graph import digest, file_bytes, load, node_key, nodes, to_bytes
+from studio.engine.graph import constant, digest, file_bytes, load, node_key, nodes, to_bytes
 from studio.engine.layers.find import Listing, list_layers
-from studio.engine.layers.precision import Numbers, count_numbers
+from studio.engine.layers.precision import Numbers, count_numbers, is_finite
 from studio.engine.layers.preflight import preflight
 from studio.records.model import Layer, ModelInfo, Outline, OutlineNode
 from studio.records.task import Inspected
@@ -57,6 +57,21 @@ def describe(listing: Listing, path: Path, stripped: Path | None = None) -> Insp
         nodes=sum(1 for _ in nodes(model)),
     )
     return Inspected(info=info, outline=outline(listing), stripped=str(stripped or ""))
+
+
+def not_finite(listing: Listing) -> frozenset[str]:
+    """Layers whose weights hold NaN or infinities; memory is given back on the way."""
+    found: set[str] = set()
+    read = 0
+    for name, layer in listing.nodes.items():
+        tensors = (constant(weight) for weight in layer.weights)
+        if not all(tensor is None or is_finite(tensor) for tensor in tensors):
+            found.add(name)
+        read += layer.record.cost.bytes
+        if read > _RELEASE_AFTER:
+            listing.model.release()
+            read = 0
+    return frozenset(found)
 
 
 def _count_all(listing: Listing) -> dict[str, Numbers | None]:

@@ -14,6 +14,7 @@ from studio.engine.graph import constant, holder
 from studio.engine.layers.forms import Activations
 
 _CHUNK = 1 << 20
+_FLOATS = {ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 _WORDS = {"float32": "fp32", "float64": "fp64", "float16": "fp16", "bfloat16": "bf16"}
 
 
@@ -67,6 +68,13 @@ def count_numbers(value: ir.Value, zero_point: ir.Value | None, axis: int | None
         zeros += int(np.count_nonzero(piece == point))
         finite = finite and (piece.dtype.kind in "iub" or bool(np.isfinite(piece).all()))
     return Numbers(zeros, array.size, finite)
+
+
+def is_finite(tensor: ir.TensorProtocol) -> bool:
+    """Whether a tensor holds neither NaN nor infinities; read in pieces."""
+    if tensor.dtype not in _FLOATS:
+        return True
+    return all(bool(np.isfinite(piece).all()) for piece in _pieces(tensor.numpy()))
 
 
 def _zero_point(value: ir.Value | None) -> npt.NDArray[Any] | None:

@@ -80,7 +80,7 @@ def _no_layers(listing: Listing) -> Iterator[Finding]:
         yield Finding(
             level="blocker",
             subject="no layers",
-            what="No operator of this model owns weights, so there is nothing to compress.",
+            what="No operator that is known to own weights has any, so there is nothing to compress.",
         )
 
 
@@ -90,7 +90,7 @@ def _not_finite(names: Sequence[str]) -> Iterator[Finding]:
             level="caution",
             subject="NaN or Inf weights",
             what=f"{len(names)} {'layer holds' if len(names) == 1 else 'layers hold'} NaN or infinite weights: {_some(names)}.",
-            hint="The training probably diverged; techniques refuse these layers or spread the fault.",
+            hint="The training probably diverged. These layers are refused; what trains on them spreads the fault.",
             layers=tuple(names),
         )
 
@@ -147,7 +147,7 @@ def _dynamic_dimensions(listing: Listing) -> Iterator[Finding]:
             level="note",
             subject="dynamic dimensions",
             what=f"Costs are counted at {chosen}.",
-            hint="Choose other sizes under Model → Input sizes.",
+            hint="Choose other sizes under Model → Input sizes, or with --input-size NAME=N.",
         )
 
 
