@@ -18,7 +18,10 @@ def measure(
 ) -> None:
     """Measure models and print what was found."""
     with Terminal() as terminal:
-        found = measured(terminal, models, data(evaluation), threads, input_sizes(sizes))
+        asked, spec = input_sizes(sizes), data(evaluation)
+        if asked:
+            terminal.inspect(models[0], asked)  # are there such dimensions?
+        found = measured(terminal, models, spec, threads, asked)
         if as_json:
             rows = [{"model": str(path), "measurement": m} for path, m in zip(models, found, strict=True)]
             terminal.json({"baseline": str(models[0]), "measurements": rows})

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from studio.base.errors import StudioError
 from studio.records.measure import DataSpec, parse_data_spec
+from studio.records.model import ModelInfo
 from studio.records.task import InputSizes
 
 
@@ -22,6 +23,22 @@ def input_sizes(texts: Sequence[str]) -> InputSizes:
             raise StudioError(f"Cannot use --input-size {text}", "expected NAME=N with N at least 1")
         sizes.append((name, int(number)))
     return tuple(sizes)
+
+
+def check_sizes(sizes: InputSizes, info: ModelInfo) -> None:
+    """Refuse a size of what is no dynamic dimension, so that nothing is passed over in silence.
+
+    Raises:
+        StudioError: there is such a one.
+    """
+    known = dict(info.input_sizes)
+    for name, size in sizes:
+        if name not in known:
+            raise StudioError(
+                f"Cannot use --input-size {name}={size}",
+                f"no input of {info.name} has a dynamic dimension '{name}'",
+                f"It has: {', '.join(known)}." if known else "All its sizes are fixed.",
+            )
 
 
 def data(text: str) -> DataSpec | None:

@@ -46,6 +46,8 @@ def scan(
             partial.append(news.sensitivity)
 
     with Terminal() as terminal:
+        if task.input_sizes:
+            terminal.inspect(model, task.input_sizes)  # are there such dimensions?
         try:
             scanned = terminal.ask(task, Scanned, hear)
         except (Cancelled, WorkFailed):

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from studio.app.jobs import Driver, Limits, default_limits, expect, run_task, subject_of
+from studio.cli.options import check_sizes
 from studio.records.task import AnswerBase, InputSizes, Inspect, Inspected, News, Progressed, Task
 
 A = TypeVar("A", bound=AnswerBase)
@@ -31,7 +32,7 @@ class Terminal:
 
     def __init__(self) -> None:
         out = sys.stdout.isatty()
-        self._out = Console(file=sys.stdout, width=None if out else _PIPE_WIDTH, highlight=False)
+        self._out = Console(file=sys.stdout, width=None if out else _PIPE_WIDTH, highlight=False, emoji=False)
         self._bars = sys.stderr.isatty()
         self._progress: Progress | None = None
         self._bar: TaskID | None = None
@@ -77,9 +78,15 @@ class Terminal:
         return self._driver
 
     def inspect(self, path: Path, input_sizes: InputSizes = ()) -> Inspected:
-        """List a model."""
+        """List a model.
+
+        Raises:
+            StudioError: it cannot be read, or has no dynamic dimension of a name in `input_sizes`.
+        """
         task = Inspect(model=str(path), input_sizes=input_sizes)
-        return self.ask(task, Inspected, limits=default_limits(READ_LIMIT_S))
+        found = self.ask(task, Inspected, limits=default_limits(READ_LIMIT_S))
+        check_sizes(input_sizes, found.info)
+        return found
 
     def _move(self, share: float, words: str) -> None:
         if self._progress is not None and self._bar is not None:
