@@ -78,13 +78,13 @@ def _check(asked: task.Import, source: Path, kind: Kind) -> None:
         raise StudioError(
             "The shapes of the inputs are needed",
             f"{source.name} does not tell them",
-            "Give one an input, e.g. 1x3x224x224.",
+            "Give one an input: --input 1x3x224x224.",
         )
     if not asked.consent:
         raise StudioError(
             _what_runs(source, kind, asked.factory),
             "nothing was run",
-            f"Say yes only if you trust it. {_SAFE}",
+            f"Agree with --run-code only if you trust it. {_SAFE}",
         )
 
 
