@@ -1,4 +1,4 @@
-"""How loudly the model's output answers to errors at one group: measured, three probes a group.
+"""How loudly the model's output answers to errors at one group: measured, four probes a group.
 
 An error of a tenth in the first layer of a stage travels through everything behind it, the same error in
 a branch that is added to a trunk hardly shows. A probe takes a share of one group's channels away, with
@@ -30,7 +30,7 @@ from studio.engine.pruning.elimination import made_up
 from studio.engine.pruning.oracle import watched
 from studio.engine.pruning.orders import Order, Reader
 
-_PROBES = (0.2, 0.5, 0.7)  # shares of a group's channels
+_PROBES = (0.2, 0.5, 0.7, 0.9)  # shares of a group's channels
 
 
 def heard(

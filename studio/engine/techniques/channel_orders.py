@@ -33,7 +33,7 @@ _PROBE_SAMPLES = 32
 _GRADIENT_SAMPLES = 64
 _BRANCH_SAMPLES = 32
 # Share of a group's channels whose order a budget knows exactly; beyond it, the order of that moment holds.
-_DEEPEST = 0.7
+_DEEPEST = 0.9
 
 
 def budget_of(settings: PruneChannels) -> tuple[Resource, float] | None:
