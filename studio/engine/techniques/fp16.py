@@ -8,14 +8,17 @@ Source: IEEE 754-2008 §3.6 (binary16).
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
+
 import numpy as np
 import onnx_ir as ir
 
+from studio.base.errors import StudioError
 from studio.base.progress import Progress
 from studio.base.units import change
 from studio.engine import execute
 from studio.engine.cost import model_cost
-from studio.engine.graph import Model, constant, holder
+from studio.engine.graph import Model, constant, holder, nodes
 from studio.engine.layers import Listing
 from studio.engine.techniques.contract import Context
 from studio.engine.techniques.half import (
@@ -42,8 +45,13 @@ class HalfPrecision:
     settings: type[Settings] = Fp16
 
     def plan(self, listing: Listing, step: Step, context: Context) -> Plan:
-        """See `Technique.plan`; refuses overflow, layers kept by name or operator, and what is not fp32."""
+        """See `Technique.plan`; refuses overflow, layers kept by name or operator, and what is not fp32.
+
+        Raises:
+            StudioError: what is to be kept is the name of nothing.
+        """
         settings = _settings(step)
+        _check_kept(listing, settings)
         hot = _overflowing(listing, context)
         refusals: list[Refusal] = []
         chosen: list[str] = []
@@ -100,6 +108,19 @@ def _settings(step: Step) -> Fp16:
 
 def _untreatable(listing: Listing) -> set[str]:
     return {layer.name for layer in listing.layers if layer.untreatable}
+
+
+def _check_kept(listing: Listing, settings: Fp16) -> None:
+    names = {layer.name for layer in listing.layers}
+    for node in nodes(listing.model):
+        names |= {node.name or "", node.op_type}
+    for pattern in settings.keep:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise StudioError(
+                f"No layer and no operator is called '{pattern}'",
+                "a name or pattern that matches nothing is an error, so that nothing is skipped in silence",
+                "It stands under what is kept in fp32.",
+            )
 
 
 def _why_not(listing: Listing, name: str, settings: Fp16, hot: frozenset[str]) -> tuple[str, str]:

@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 from support import models
 
+from studio.base.errors import StudioError
 from studio.engine import execute, graph
 from studio.engine.layers import Listing, list_layers
 from studio.engine.planning import plan_step
@@ -72,3 +73,11 @@ def test_a_constant_that_is_handed_on_by_an_identity_is_stored_once_in_half(tmp_
     (half,) = execute.run(execute.session(model, threads=1), x)
     (full,) = execute.run(execute.session(source, threads=1), x)
     np.testing.assert_allclose(half, full, atol=0.05)
+
+
+def test_what_is_kept_is_the_name_of_something(tmp_path: Path) -> None:
+    listing = rows_swapped([0, 2, 1], tmp_path / "m.onnx")
+    for kept in ("MatMul", "Resh*"):  # an operator of a layer, and one without weights
+        plan_step(listing, Step(settings=Fp16(keep=(kept,)), layers=("*",)), Context())
+    with pytest.raises(StudioError, match="called 'Softmax'"):
+        plan_step(listing, Step(settings=Fp16(keep=("MatMul", "Softmax")), layers=("*",)), Context())
