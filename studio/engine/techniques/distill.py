@@ -22,10 +22,9 @@ class Distillation:
 
     def plan(self, listing: Listing, step: Step, context: Context) -> Plan:
         """See `Technique.plan`; costs stay as they are."""
-        from studio.engine.techniques.learning import plan_training, samples
+        from studio.engine.techniques.learning import plan_training, without_samples
 
-        missing = "" if samples(context) is not None else "distillation needs samples"
-        return plan_training(listing, step, context, missing)
+        return plan_training(listing, step, context, without_samples(context, "distillation"))
 
     def draft(self, listing: Listing, plan: Plan, context: Context) -> Model:  # noqa: ARG002 - the contract's
         """See `Drafting.draft`."""

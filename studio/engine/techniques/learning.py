@@ -60,6 +60,14 @@ def samples(context: Context) -> Dataset | None:
     return None if data is None or data.random else data
 
 
+def without_samples(context: Context, what: str) -> str:
+    """Why `what` cannot be done where there is nothing to learn from; '' where there is."""
+    if samples(context) is not None:
+        return ""
+    made_up = context.training is not None or context.calibration is not None
+    return f"{what} needs {'real samples: random ones teach nothing' if made_up else 'samples'}"
+
+
 def carry_out(
     listing: Listing,
     plan: Plan,

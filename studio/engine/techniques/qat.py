@@ -54,13 +54,12 @@ class AwareTraining:
 
     def plan(self, listing: Listing, step: Step, context: Context) -> Plan:
         """See `Technique.plan`."""
-        from studio.engine.techniques.learning import samples
+        from studio.engine.techniques.learning import without_samples
 
         refusals = [Refusal(layer=n, reason=why) for n in step.layers if (why := _why_not(listing.nodes[n]))]
         refused = {r.layer for r in refusals}
         chosen = [n for n in step.layers if n not in refused]
-        if samples(context) is None:
-            why = "quantization-aware training needs samples"
+        if why := without_samples(context, "quantization-aware training"):
             refusals = [Refusal(layer=n, reason=why) for n in step.layers]
             chosen = []
         bits = _settings(step).weights
