@@ -57,6 +57,8 @@ def print_measurements(terminal: Terminal, names: Sequence[str], found: Sequence
     shown = [row for row in rows if any(row[1:])]
     terminal.table(("measured", *names), shown, left=1 + len(names), wrap=True)
     terminal.line(conditions(found))
+    if words := next((m.unscored for m in found if m.unscored), ""):
+        terminal.line(f"no accuracy: {words}")
 
 
 def print_cautions(terminal: Terminal, names: Sequence[str], found: Sequence[Measurement]) -> None:

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import msgspec
 
+from studio.base.errors import StudioError
 from studio.base.progress import Progress
-from studio.base.units import file_size
+from studio.base.units import file_size, shape
 from studio.engine.accuracy import Reference, accuracy_of
 from studio.engine.dataset import Dataset, open_for
 from studio.engine.footprint import footprint_in_child
-from studio.engine.graph import digest, file_bytes, load
+from studio.engine.graph import digest, file_bytes, load, real_inputs
 from studio.engine.graph.read import external_files
 from studio.engine.latency import Protocol, measure_latency
 from studio.engine.portability import portability
@@ -48,7 +49,10 @@ def measure(
     paths = [Path(name) for name in task.models]
     progress.tick(0.0, "opening models and data")
     spec = task.evaluation or task.calibration or DataSpec(kind="random", limit=_RANDOM_SAMPLES)
-    data = open_for(load(paths[0]), spec, dict(task.input_sizes))
+    first = load(paths[0])
+    for path in paths[1:]:
+        _check_inputs(path, paths[0].name, {value.name for value in real_inputs(first)})
+    data = open_for(first, spec, dict(task.input_sizes))
     board = _Board(paths, clock().isoformat(timespec="seconds"), emit)
     shares = _Shares(progress, latency=task.latency)
     if task.latency:
@@ -75,17 +79,47 @@ def measure(
     return Measurements(measurements=tuple(board.rows))
 
 
+def _check_inputs(path: Path, other: str, known: set[str | None]) -> None:
+    """Refuse a model that wants what the first one does not take."""
+    wanted = next((v.name for v in real_inputs(load(path)) if v.name not in known), None)
+    if wanted is not None:
+        raise StudioError(
+            f"Cannot measure {path.name} beside {other}",
+            f"it has an input '{wanted}', which {other} has not",
+            "Models are compared on the same samples: measure others apart.",
+        )
+
+
 def _answers(task: Measure, paths: list[Path], data: Dataset, board: _Board, progress: Progress) -> None:
     """Output error and accuracy of every model; the reference has no error, only an accuracy."""
+    unscored = ""
     reference = Reference(
         Path(task.reference) if task.reference else paths[0], data, task.threads, called=_called(task)
     )
     for index, part in _parts(paths, progress):
+        accuracy = None
         if index == 0 and task.reference in {"", task.models[0]}:
-            board.add(index, accuracy=accuracy_of(paths[0], data, part, task.threads))
+            accuracy = accuracy_of(paths[0], data, part, task.threads)
+            board.add(index, accuracy=accuracy)
         elif reference.comparable:
             error, accuracy = reference.compare(paths[index], part)
             board.add(index, error=error, accuracy=accuracy)
+        if accuracy is None and data.source.labelled:
+            unscored = unscored or _unscored(data)
+            board.add(index, unscored=unscored)
+
+
+def _unscored(data: Dataset) -> str:
+    """Why labels give no accuracy."""
+    labels = data.labels()
+    if labels is None or not labels.size:
+        return ""
+    if labels.dtype.kind not in "iub":
+        return "the labels are no whole numbers"
+    low, high = int(labels.min()), int(labels.max())
+    if high < 0:
+        return "no sample has a label"
+    return f"the labels, {low} to {high} in the shape {shape(labels.shape)}, number no classes of the first output"
 
 
 def _called(task: Measure) -> str:

@@ -182,11 +182,16 @@ def _answers(view: View, original: Version | None, current: Version | None) -> F
             detail="Signal to noise of the outputs against the original's.",
         )
     chosen = view.project is not None and view.project.evaluation is not None
+    found = current.measurement if current else None
+    why = found.unscored if found else ""
+    waiting = chosen and (found is None or found.latency is None)
     return Figure(
         name="Accuracy",
         values=(None, None, None),
-        source=("not measured yet" if chosen else "needs evaluation data") if current else "",
-        detail="Choose evaluation data with labels (Model → Data).",
+        source=("not measured yet" if waiting else "needs labels") if current else "",
+        detail=f"{why[:1].upper()}{why[1:]}."
+        if why
+        else "Choose evaluation data with labels (Model → Data).",
     )
 
 
@@ -220,10 +225,10 @@ def _median(version: Version | None) -> float | None:
 
 
 def _byte_unit(value: float | None) -> tuple[str, float]:
-    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "KB")):
+    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if value is not None and value >= limit:
             return unit, limit
-    return ("KB", 1e3) if value is None else ("B", 1.0)
+    return ("kB", 1e3) if value is None else ("B", 1.0)
 
 
 def _number(value: float | None, scale: float) -> str | None:

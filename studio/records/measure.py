@@ -112,6 +112,7 @@ class Measurement(Record, frozen=True, kw_only=True):
         compressed_bytes: of the same bytes deflated (what zeros are worth).
         peak_bytes: peak resident memory of a process that loads and runs the model, less that of
             the same process before.
+        unscored: why there is no accuracy although there are labels; '' otherwise.
     """
 
     digest: str
@@ -121,6 +122,7 @@ class Measurement(Record, frozen=True, kw_only=True):
     latency: Latency | None = None
     error: OutputError | None = None
     accuracy: Accuracy | None = None
+    unscored: str = ""
     portability: Portability | None = None
     runtime: str = ""  # 'onnxruntime 1.32.0, CPU'
     when: str = ""  # ISO 8601, UTC

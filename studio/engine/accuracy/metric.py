@@ -35,25 +35,33 @@ class Score:
         self._final = final
         self._metric = ""
         self._rows = self._right = self._right_top = 0
+        self._unfit = False
         self._bits = 0.0
         self._threshold = 0.5
         self._scores: list[Array] = []
         self._truths: list[Array] = []
 
     def add(self, output: Array, labels: Array) -> None:
-        """Take in output 0 and the labels of one batch; labels that fit no metric are passed over."""
+        """Take in output 0 and the labels of one batch; a score of some batches only would be none of the data."""
+        self._unfit = self._unfit or not self._fits(output, labels)
+
+    def _fits(self, output: Array, labels: Array) -> bool:
+        """Take a batch in where its labels fit a metric."""
         if labels.dtype.kind not in "iub":
-            return
+            return False
         if output.dtype.kind in "iu" and output.size == labels.size:
             self._add_answers(output.reshape(-1), labels.reshape(-1))
+            return True
         if output.dtype.kind != "f":
-            return
+            return False
         if labels_are_classes(output, labels.astype(np.int64)):
             self._add_classes(np.asarray(output, np.float64), labels.reshape(-1).astype(np.int64))
-            return
+            return True
         truths = labels.reshape(-1)[: output.size] if labels.size >= output.size else labels.reshape(-1)
         if truths.size == output.size and int(labels.max()) <= 1:
             self._add_binary(output.reshape(-1), truths)
+            return True
+        return False
 
     def _add_answers(self, answers: Array, labels: Array) -> None:
         self._metric = "accuracy"
@@ -88,8 +96,8 @@ class Score:
         self._truths.append(truths[known])
 
     def result(self) -> Accuracy | None:
-        """The metric over everything taken in; None where no label fitted."""
-        if not self._rows:
+        """The metric over everything taken in; None where there is no label, or one that fits no answer."""
+        if self._unfit or not self._rows:
             return None
         if self._metric == "AUC":
             return self._binary()

@@ -130,3 +130,28 @@ def test_memory_of_a_model_that_does_not_run_is_told(tmp_path: Path) -> None:
 
 def test_the_footprint_task_answers_in_this_process_too(tmp_path: Path) -> None:
     assert footprint(Footprint(model=str(nets.write("cnn", tmp_path))), Progress()).peak_bytes >= 0
+
+
+def test_labels_that_fit_no_answer_are_told_and_give_no_score(
+    models: tuple[str, str], tmp_path: Path
+) -> None:
+    image = nets.feed("cnn", 20)["image"]
+    for labels, words in (
+        (np.arange(20) % 11, "0 to 10 in the shape 20"),  # one label too many, in some batches only
+        (np.linspace(0, 1, 20), "no whole numbers"),
+        (np.full(20, -1), "no sample has a label"),
+    ):
+        np.savez(tmp_path / "odd.npz", image=image, labels=labels)
+        spec = DataSpec(path=str(tmp_path / "odd.npz"), batch=4)
+        asked = Measure(models=models, evaluation=spec, latency=False, threads=1)
+        for found in measure(asked, Progress(), lambda _: None).measurements:
+            assert found.accuracy is None
+            assert words in found.unscored
+
+
+def test_a_model_with_other_inputs_is_not_measured_beside_the_first(
+    models: tuple[str, str], tmp_path: Path
+) -> None:
+    other = nets.write("transformer", tmp_path)
+    with pytest.raises(StudioError, match=rf"Cannot measure {other.name} beside cnn.onnx"):
+        measure(Measure(models=(models[0], str(other)), threads=1), Progress(), lambda _: None)
