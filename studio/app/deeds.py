@@ -18,8 +18,8 @@ from studio.app.jobs import Run
 from studio.app.project import Project, ScanResult, Version
 from studio.app.store import MODEL, Store
 from studio.app.view import Live
+from studio.base import units
 from studio.base.errors import StudioError
-from studio.base.units import milliseconds
 from studio.records.base import replace
 from studio.records.measure import Measurement
 from studio.records.steps import AnySettings, Recipe
@@ -41,12 +41,6 @@ from studio.records.task import (
 )
 from studio.records.verdict import cautions
 
-
-def count(n: int, noun: str) -> str:
-    """'1 layer', '3 layers'."""
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
-
 # ---------------------------------------------------------------- compress
 
 
@@ -61,7 +55,7 @@ def compress(desk: Desk, *, agreed: bool) -> int:
     if not steps:
         raise StudioError("Nothing is staged", hint="Choose layers and a treatment first.")
     recipe = Recipe(steps=steps, seed=project.seed)
-    title = f"Compress {count(len(project.staged), 'layer')}"
+    title = f"Compress {units.counted(len(project.staged), 'layer')}"
     known = project.find(head.id, recipe, project.calibration)
     if known is not None and Path(known.file).is_file():
         return _go_to_known(desk, known, title)
@@ -253,7 +247,7 @@ def profile(desk: Desk, version_id: int, *, background: bool = False) -> int:
 
     def done(found: Profiled) -> None:
         desk.learn(version_id, profile=found)
-        board.end_job(job, "done", f"{milliseconds(found.total_ms)} a run")
+        board.end_job(job, "done", f"{units.milliseconds(found.total_ms)} a run")
 
     return desk.lanes.do(job, lambda run: run.task(task, Profiled), done, quiet=True, background=background)
 
@@ -294,7 +288,7 @@ def scan(desk: Desk, settings: AnySettings, layers: Sequence[str]) -> int:
         nonlocal found
         found = replace(found, layers=scanned.layers, samples=scanned.samples, complete=True)
         keep()
-        board.end_job(job, "done", f"{count(len(scanned.layers), 'layer')} scanned")
+        board.end_job(job, "done", f"{units.counted(len(scanned.layers), 'layer')} scanned")
 
     return desk.lanes.do(job, lambda run: run.task(task, Scanned), done, news, ended=keep)
 

@@ -9,6 +9,7 @@ from studio.app import deeds, file, home
 from studio.app.desk import Desk
 from studio.app.jobs import Failure, Run
 from studio.app.project import Project, Version
+from studio.base import units
 from studio.base.errors import StudioError
 from studio.records.base import replace
 from studio.records.measure import DataSpec
@@ -31,10 +32,12 @@ def open_model(
     def then(answer: Answer) -> None:
         match answer:
             case Inspected(info=info):
-                board.end_job(job, "done", deeds.count(len(info.layers), "layer"))
+                board.end_job(job, "done", units.counted(len(info.layers), "layer"))
                 desk.show(_new_project(path, answer, calibration, evaluation))
                 remember(path)
-                board.say(f"Opened {path.name}: {len(info.layers)} layers, {info.nodes} nodes")
+                board.say(
+                    f"Opened {path.name}: {units.counted(len(info.layers), 'layer')}, {units.counted(info.nodes, 'node')}"
+                )
                 deeds.profile(desk, 0, background=True)
                 deeds.measure(desk, (0,), background=True)
             case Failed():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from studio.app.desk import Desk
+from studio.base import units
 from studio.base.errors import StudioError
 from studio.records.presets import FALLBACK, TITLES, Preset, treatments
 from studio.records.steps import AnySettings, Step
@@ -69,5 +70,4 @@ def _decide(desk: Desk, text: str, groups: Groups) -> None:
 
 
 def _count(groups: Groups) -> str:
-    number = sum(len(names) for names, _ in groups)
-    return "1 layer" if number == 1 else f"{number} layers"
+    return units.counted(sum(len(names) for names, _ in groups), "layer")

@@ -22,6 +22,7 @@ from studio.app.lanes import Lanes
 from studio.app.project import Project
 from studio.app.store import Store
 from studio.app.view import View
+from studio.base import units
 from studio.base.errors import StudioError
 from studio.base.resources import resource
 from studio.records.base import replace
@@ -173,7 +174,7 @@ class Session:
             project = project.with_treatment(layers, slot, settings)
         chips = dict.fromkeys(settings.chip if settings else f"No {slot}" for _, settings in chosen)
         names = tuple(name for layers, _ in chosen for name in layers)
-        text = f"{', '.join(chips)} on {deeds.count(len(names), 'layer')}"
+        text = f"{', '.join(chips)} on {units.counted(len(names), 'layer')}"
         self._desk.decide(text, project, merge=f"{slot} {names}")
 
     def stage_preset(self, preset: Preset, layers: Iterable[str] = ()) -> None:

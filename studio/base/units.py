@@ -39,6 +39,11 @@ def milliseconds(value: float) -> str:
     return f"{_significant(value, 3)} ms"
 
 
+def counted(number: int, thing: str) -> str:
+    """A number of things: '1 layer', '1,500 layers'."""
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+
+
 def percent(share: float, digits: int = 1) -> str:
     """A share 0..1 as percent."""
     return f"{share * 100:.{digits}f} %"

@@ -271,7 +271,7 @@ def _sizes(path: str, info: ModelInfo) -> dict[str, Any]:
 
 def _print(terminal: Terminal, outcome: Outcome) -> None:
     for plan in outcome.applied.plans:
-        words = f"{plan.step.settings.title}: {len(plan.actions)} layers treated"
+        words = f"{plan.step.settings.title}: {units.counted(len(plan.actions), 'layer')} treated"
         better = sum(refusal.better for refusal in plan.refusals)
         refused = len(plan.refusals) - better
         words += f", {better} better left alone" if better else ""

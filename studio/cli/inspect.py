@@ -27,8 +27,8 @@ def inspect(model: Path, sizes: Sequence[str], *, as_json: bool) -> None:
 def _print(terminal: Terminal, info: ModelInfo) -> None:
     cost = info.cost
     terminal.line(
-        f"{info.name}: {units.file_size(info.file_bytes)}, opset {info.opset}, {info.nodes} nodes, "
-        f"{len(info.layers)} layers, {units.short(cost.parameters)} parameters, {macs(cost)} MACs"
+        f"{info.name}: {units.file_size(info.file_bytes)}, opset {info.opset}, {units.counted(info.nodes, 'node')}, "
+        f"{units.counted(len(info.layers), 'layer')}, {units.short(cost.parameters)} parameters, {macs(cost)} MACs"
     )
     for tensor, role in [(t, "input") for t in info.inputs] + [(t, "output") for t in info.outputs]:
         dims = units.shape(tensor.shape) if tensor.shape is not None else "any shape"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from studio.app.jobs import WorkFailed
 from studio.app.recipe import parse_step, step_text
+from studio.base import units
 from studio.base.errors import Cancelled
 from studio.cli.options import data, input_sizes
 from studio.cli.terminal import Stopwatch, Terminal
@@ -77,7 +78,8 @@ def _show(terminal: Terminal, task: Scan, scanned: Scanned, *, complete: bool, a
     terminal.table(
         ("most sensitive first", "", "score", "SQNR", "KL"), [_row(s, top) for s in ranked], left=2
     )
-    words = f"{step_text(task.settings)}, {scanned.samples} samples, {scanned.seconds:.1f} s"
+    data = next((f" ({s.error.data})" for s in ranked if s.error is not None and s.error.data), "")
+    words = f"{step_text(task.settings)}, {units.counted(scanned.samples, 'sample')}{data}, {scanned.seconds:.1f} s"
     terminal.line(words if complete else f"{words}, incomplete")
 
 

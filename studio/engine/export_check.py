@@ -6,6 +6,7 @@ from pathlib import Path
 
 from studio.base.errors import StudioError
 from studio.base.progress import Progress
+from studio.base.units import counted
 from studio.engine import graph
 from studio.engine.accuracy import EQUAL_DB, compare
 from studio.engine.dataset import open_for
@@ -65,7 +66,9 @@ def _compare(asked: task.CheckExport, version: Path, path: Path, progress: Progr
 
 
 def _in_words(error: OutputError, evaluation: DataSpec | None) -> str:
-    where = f"{error.samples} samples" if evaluation is not None else f"{error.samples} random inputs"
+    where = (
+        counted(error.samples, "sample") if evaluation is not None else counted(error.samples, "random input")
+    )
     if error.max_abs == 0:
         return f"Its outputs equal the version's on {where}, bit for bit."
     if error.sqnr_db >= EQUAL_DB:

@@ -73,7 +73,7 @@ class ScanDialog(QDialog):
         project = self._session.view.project
         version = project.current if project else None
         total = len(version.layers) if version else 0
-        self.all_layers.setText(f"All {total} layers")
+        self.all_layers.setText("The one layer" if total == 1 else f"All {total:,} layers")
         count = len(self._selected) if self.chosen_layers.isChecked() else total
         self.start.setText(f"Scan {count} layer{'' if count == 1 else 's'}")
         self.start.setAccessibleName(self.start.text())

@@ -142,9 +142,12 @@ def _tip(version: Version) -> str:
     if version.note:
         lines.append(version.note)
     if version.recipe:
-        lines += [f"{step.settings.title} on {len(step.layers)} layers" for step in version.recipe.steps]
+        lines += [
+            f"{step.settings.title} on {units.counted(len(step.layers), 'layer')}"
+            for step in version.recipe.steps
+        ]
     if (measured := version.measurement) and measured.accuracy:
-        lines.append(f"{measured.accuracy.metric} on {measured.accuracy.samples} samples")
+        lines.append(f"{measured.accuracy.metric} on {units.counted(measured.accuracy.samples, 'sample')}")
     if measured and measured.latency:
         lines.append(
             f"{measured.latency.runs} runs, {measured.latency.threads or 'all'} threads, {measured.runtime}"

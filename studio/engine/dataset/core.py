@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from studio.base.errors import StudioError
+from studio.base.units import counted
 from studio.records.measure import DataSpec, DataSummary
 from studio.records.model import TensorInfo
 
@@ -185,7 +186,7 @@ class Dataset:
             samples=self.samples,
             labelled=labelled,
             classes=classes,
-            description=f"{self.source.what} · {self.samples} samples",
+            description=f"{self.source.what} · {counted(self.samples, 'sample')}",
             random=self.random,
             input_sizes=tuple(self.input_sizes().items()),
             cautions=tuple(cautions),

@@ -54,7 +54,7 @@ def test_a_report_says_what_was_done_what_it_cost_and_how_it_was_measured() -> N
     page.close()
     assert not page.open
     for words in ("resnet18: INT8", "21.4 ms (95 %", "92.40 %", "91.00 %", "-1.40 points", "n = 1000", "SQNR 30.0 dB",
-                  "40 runs", "INT8, static: 1 layers treated", "<it> is the stem", "opset raised", "technique: quantize_static",
+                  "40 runs", "INT8, static: 1 layer treated", "<it> is the stem", "opset raised", "technique: quantize_static",
                   "featherweight compress"):  # fmt: skip
         assert words in page.text
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from studio.base.units import change
+from studio.base.units import change, counted
 
 
 @pytest.mark.parametrize(
@@ -13,3 +13,9 @@ from studio.base.units import change
 )
 def test_a_change_has_a_sign_unless_it_is_none(before: float, after: float, words: str) -> None:
     assert change(before, after) == words
+
+
+def test_one_thing_is_not_many() -> None:
+    assert (counted(1, "layer"), counted(0, "layer"), counted(1500, "layer")) == (
+        "1 layer", "0 layers", "1,500 layers",
+    )  # fmt: skip
