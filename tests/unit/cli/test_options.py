@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from support.canned import info_of, resnet_layers
 
 from studio.base.errors import StudioError
 from studio.cli.options import check_sizes, input_sizes
 from studio.records.base import replace
-from tests.support.canned import info_of, resnet_layers
 
 
 def test_a_size_of_what_is_no_dynamic_dimension_is_refused() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from support import nets
 
 from studio.base.errors import StudioError
 from studio.engine import graph
@@ -16,7 +17,6 @@ from studio.engine.planning import plan_step, plan_steps
 from studio.engine.run import apply_steps
 from studio.engine.techniques.contract import Context
 from studio.records.steps import Factorize, Fp16, QuantizeWeights, Settings, Sparsify, Step
-from tests.support import nets
 
 
 @pytest.fixture
