@@ -27,7 +27,6 @@ from studio.base.units import parse_count
 from studio.gui.form_fields import Field
 
 MIXED = "mixed"
-SLIDER_STEPS = 100
 
 
 class Control(QObject):
@@ -156,8 +155,11 @@ class _Number(Control):
         if self.field.unit == "share" and value is not None and not mixed:
             text = f"{value * 100:g} %"
         else:
-            text = "" if mixed or value is None else f"{value:.6g}{unit}"
-        self._line.setPlaceholderText(MIXED if mixed else "not set" if self.field.optional else "")
+            unsaid = mixed or value is None or (self.field.zero and value == 0)
+            text = "" if unsaid else f"{value:.6g}{unit}"
+        self._line.setPlaceholderText(
+            MIXED if mixed else "not set" if self.field.optional else self.field.zero
+        )
         self._line.setText(text)
         self._shown = text
 
@@ -165,12 +167,14 @@ class _Number(Control):
         text = self._line.text().strip()
         if text == self._shown:
             return
-        if not text and self.field.optional:
-            self._say(None)
+        if not text and (self.field.optional or self.field.zero):
+            self._say(None if self.field.optional else 0.0)
             return
         try:
             plain = text.removesuffix(self.field.unit) if self.field.unit not in {"", "share"} else text
             value = parse_count(plain)
+            if self.field.above and self.field.low is not None and value <= self.field.low:
+                raise StudioError("Too small")
         except StudioError:
             self._line.setText(self._shown)
             return
@@ -181,16 +185,17 @@ class _Number(Control):
 
 
 class _Share(Control):
-    """A slider and the share in percent; a move of the mouse is one edit, made when it is let go."""
+    """A slider and the share in whole percent; a move of the mouse is one edit, made when it is let go."""
 
     def __init__(self, one: Field) -> None:
         super().__init__(one)
-        self._low, self._high = float(one.low or 0.0), float(one.high if one.high is not None else 1.0)
+        low, high = round((one.low or 0.0) * 100), round((1.0 if one.high is None else one.high) * 100)
+        self._low = low
         self._slider = QSlider(Qt.Orientation.Horizontal)
-        self._slider.setRange(0, SLIDER_STEPS)
+        self._slider.setRange(low, high)
         self._box = QDoubleSpinBox()
         self._box.setDecimals(0)
-        self._box.setRange(self._low * 100 - 1, self._high * 100)
+        self._box.setRange(low - 1, high)
         _dress(self._box, one)
         self._box.setSuffix(" %")
         self._box.setFixedWidth(72)
@@ -203,42 +208,36 @@ class _Share(Control):
         row.addWidget(self._slider, 1)
         row.addWidget(self._box)
         self._slider.valueChanged.connect(self._slid)
-        self._slider.sliderReleased.connect(lambda: self._say(self._share_of(self._slider.value())))
+        self._slider.sliderReleased.connect(lambda: self._say(self._slider.value() / 100))
         self._box.valueChanged.connect(self._typed)
 
     def _put(self, value: Any, *, mixed: bool) -> None:
         self._box.setSpecialValueText(MIXED if mixed else "not set")
         if mixed or value is None:
-            self._slider.setValue(0)
+            self._slider.setValue(self._low)
             self._box.setValue(self._box.minimum())
             return
-        self._slider.setValue(round((value - self._low) / (self._high - self._low) * SLIDER_STEPS))
+        self._slider.setValue(round(value * 100))
         self._box.setValue(value * 100)
 
-    def _share_of(self, place: int) -> float:
-        share = self._low + (self._high - self._low) * place / SLIDER_STEPS
-        # An open upper bound ('below 1') cannot be reached by the slider's end.
-        return round(min(share, self._high - 0.01 if place == SLIDER_STEPS and self._high >= 1 else share), 4)
-
-    def _slid(self, place: int) -> None:
+    def _slid(self, percent: int) -> None:
         if self._quiet:
             return
-        share = self._share_of(place)
         quiet, self._quiet = self._quiet, True
-        self._box.setValue(share * 100)
+        self._box.setValue(percent)
         self._quiet = quiet
         if not self._slider.isSliderDown():
-            self._say(share)
+            self._say(percent / 100)
 
     def _typed(self, percent: float) -> None:
         if self._quiet:
             return
-        if percent < self._low * 100:
+        if percent < self._low:
             if self.field.optional:
                 self._say(None)
             return
         self._quiet = True
-        self._slider.setValue(round((percent / 100 - self._low) / (self._high - self._low) * SLIDER_STEPS))
+        self._slider.setValue(round(percent))
         self._quiet = False
         self._say(round(percent / 100, 4))
 

@@ -15,6 +15,8 @@ import msgspec
 
 from studio.records.base import Record
 
+_STEP = 0.01  # of a share
+
 
 @dataclass(frozen=True)
 class Field:
@@ -23,7 +25,8 @@ class Field:
     Attributes:
         kind: 'bool', 'choice', 'int', 'float', 'share', 'text', 'texts' or 'numbers'.
         choices: (value, words) in the record's order.
-        low / high: bounds, None where there is none.
+        low / high: smallest and largest value, None where there is none; of a share in whole percent.
+        above: `low` itself is excluded.
         optional: None is allowed: not set.
         zero: what 0 means, in words.
     """
@@ -36,6 +39,7 @@ class Field:
     choices: tuple[tuple[Any, str], ...] = ()
     low: float | None = None
     high: float | None = None
+    above: bool = False
     optional: bool = False
     advanced: bool = False
     zero: str = ""
@@ -79,6 +83,10 @@ def fields_of(kind: type[Record]) -> tuple[Field, ...]:
             low = next((v for v in (meta.ge, meta.gt, low) if v is not None), None)
             high = next((v for v in (meta.le, meta.lt, high) if v is not None), None)
         control = _kind(hint.base, extra.get("unit", ""), low, high)
+        above = any(meta.gt is not None for meta in hint.metas)
+        if control == "share":  # a bound that is itself excluded lies one percent further in
+            low = (low or 0.0) + (_STEP if above else 0.0)
+            high = (high or 1.0) - (_STEP if any(meta.lt is not None for meta in hint.metas) else 0.0)
         if control is None:
             continue
         words = extra.get("choices", {})
@@ -93,6 +101,7 @@ def fields_of(kind: type[Record]) -> tuple[Field, ...]:
                 choices=tuple((v, str(words.get(v, words.get(str(v), v)))) for v in values),
                 low=low,
                 high=high,
+                above=above,
                 optional=hint.optional,
                 advanced=bool(extra.get("advanced")),
                 zero=extra.get("zero", ""),

@@ -29,6 +29,8 @@ class Example(Record, frozen=True, kw_only=True):
     name: str = ""
     names: tuple[str, ...] = ()
     means: tuple[float, ...] = (0.5, 0.25)
+    time: Annotated[float, Meta(gt=0, extra_json_schema={"unit": "min"})] = 3
+    rate: Annotated[float, Meta(ge=0, extra_json_schema={"zero": "automatic"})] = 0.0
     rare: Annotated[int, Meta(extra_json_schema={"advanced": True})] = 0
 
 
@@ -93,10 +95,18 @@ def test_what_is_edited_is_always_allowed(form: Form) -> None:
         record = msgspec.convert({**msgspec.to_builtins(record), name: value}, Example)
 
     form.edited.connect(edit)
-    slider = form.control("share").widget
+    slider, box = form.control("share").widget, form.control("share").whole.findChild(QDoubleSpinBox)
     for place in (0, 50, 100):
         slider.setValue(place)
-    assert record.share < 1
+    assert record.share == 0.99  # 1 itself is excluded
+    box.setValue(100)
+    assert record.share == 0.99
+    form.control("budget").widget.setValue(100)
+    assert record.budget == 1
+    time = form.control("time").widget
+    time.setText("0")
+    time.editingFinished.emit()
+    assert (record.time, time.text()) == (3, "3 min")
     number = form.control("number").widget
     number.setText("not a number")
     number.editingFinished.emit()
@@ -141,3 +151,15 @@ def test_settings_that_need_another_stay_away_until_it_is_chosen(qtbot: QtBot) -
     form.show_records([QuantizeWeights(symmetric=False)])
     assert not form.control("zeros").whole.isHidden()
     assert not form.control("solver").whole.isHidden()
+
+
+def test_a_number_that_is_chosen_automatically_says_so_and_can_be_left_to_it_again(form: Form) -> None:
+    edits = []
+    form.edited.connect(lambda name, value: edits.append((name, value)))
+    rate = form.control("rate").widget
+    assert (rate.text(), rate.placeholderText()) == ("", "automatic")
+    for text, value in (("0.01", 0.01), ("", 0.0)):
+        rate.setText(text)
+        rate.editingFinished.emit()
+        form.show_records([Example(rate=value)])
+    assert edits == [("rate", 0.01), ("rate", 0.0)]

@@ -161,14 +161,16 @@ class SlotForm(QWidget):
         title = QLabel(SLOT_WORDS[slot])
         title.setProperty("role", "dim")
         title.setBuddy(self.box)
-        self._grid = QGridLayout(self)
-        self._grid.setContentsMargins(0, 0, 0, 0)
-        self._grid.setHorizontalSpacing(8)
-        self._grid.setVerticalSpacing(8)
-        self._grid.setColumnMinimumWidth(0, LABEL_WIDTH)
-        self._grid.setColumnStretch(1, 1)
-        self._grid.addWidget(title, 0, 0)
-        self._grid.addWidget(self.box, 0, 1)
+        head = QGridLayout()
+        head.setHorizontalSpacing(8)
+        head.setColumnMinimumWidth(0, LABEL_WIDTH)
+        head.setColumnStretch(1, 1)
+        head.addWidget(title, 0, 0)
+        head.addWidget(self.box, 0, 1)
+        self._column = QVBoxLayout(self)
+        self._column.setContentsMargins(0, 0, 0, 0)
+        self._column.setSpacing(8)
+        self._column.addLayout(head)
         self._forms: dict[type[Settings], Form] = {}
 
     @property
@@ -195,7 +197,7 @@ class SlotForm(QWidget):
         if kind not in self._forms:
             form = self._forms[kind] = Form(kind)
             form.edited.connect(self._field_edited)
-            self._grid.addWidget(form, 1, 0, 1, 2)
+            self._column.addWidget(form)
         self._forms[kind].setVisible(True)
         return self._forms[kind]
 

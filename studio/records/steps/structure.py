@@ -31,7 +31,11 @@ class Sparsify(Settings, frozen=True, kw_only=True, tag="sparsify"):
     ] = 0.5
     pattern: Annotated[
         Literal["free", "2:4", "4:8"],
-        Meta(title="Pattern", description="2:4 keeps two of every four; the ratio is then fixed."),
+        Meta(
+            title="Pattern",
+            description="2:4 keeps two of every four; the ratio is then fixed.",
+            extra_json_schema={"choices": {"free": "Free", "2:4": "2:4", "4:8": "4:8"}},
+        ),
     ] = "free"
     method: Annotated[
         Literal["auto", "magnitude", "wanda", "sparsegpt"],
@@ -156,7 +160,7 @@ class PruneChannels(Settings, frozen=True, kw_only=True, tag="prune_channels"):
             le=256,
             title="Round widths to",
             description="Wide layers keep a multiple of this many channels; 0 = what is fast here, 1 = no rounding.",
-            extra_json_schema={"advanced": True},
+            extra_json_schema={"advanced": True, "zero": "what is fast here"},
         ),
     ] = 0
     minimum: Annotated[

@@ -30,7 +30,7 @@ class Training(Settings, frozen=True, kw_only=True):
             ge=0,
             title="Steps",
             description="Train exactly so many steps instead; 0 = as many as the minutes allow.",
-            extra_json_schema={"advanced": True},
+            extra_json_schema={"advanced": True, "zero": "as time allows"},
         ),
     ] = 0
     batch: Annotated[
@@ -60,7 +60,7 @@ class Training(Settings, frozen=True, kw_only=True):
             le=1,
             title="Learning rate",
             description="0 = what suits the model and its damage.",
-            extra_json_schema={"advanced": True},
+            extra_json_schema={"advanced": True, "zero": "automatic"},
         ),
     ] = 0.0
     target: Annotated[
