@@ -16,6 +16,7 @@ from studio.engine.graph import Model
 from studio.engine.layers import Listing, list_layers, not_finite, with_weights_folded
 from studio.engine.techniques import find
 from studio.engine.techniques.contract import Context, Drafting, Timing
+from studio.engine.tidy import tidy
 from studio.records import task
 from studio.records.measure import DataSpec
 from studio.records.plan import Plan, Refusal
@@ -91,11 +92,25 @@ def _not_finite(listing: Listing) -> frozenset[str]:
 def ready(listing: Listing, step: Step) -> Listing:
     """The model as the step's technique wants it: weights that are computed from constants are stored as computed.
 
-    A technique that treats numbers as they are stored takes them as they are.
+    A technique that treats numbers as they are stored takes them as they are; one that `tidies` gets the model without
+    nodes that compute what is known beforehand.
     """
-    if getattr(find(step.settings), "treats_stored", False):
+    technique = find(step.settings)
+    if getattr(technique, "treats_stored", False):
         return listing
-    return with_weights_folded(listing, resolve_layers(step.layers, listing))
+    listing = with_weights_folded(listing, resolve_layers(step.layers, listing))
+    return _tidied(listing) if getattr(technique, "tidies", False) else listing
+
+
+_tidy: tuple[Model, dict[str, int], Listing] | None = None  # likewise, of the model that was planned last
+
+
+def _tidied(listing: Listing) -> Listing:
+    global _tidy
+    sizes = dict(listing.input_sizes)
+    if _tidy is None or _tidy[0] is not listing.model or _tidy[1] != sizes:
+        _tidy = (listing.model, sizes, tidy(listing))
+    return _tidy[2]
 
 
 def plan_steps(listing: Listing, steps: Sequence[Step], context: Context) -> tuple[Plan, ...]:

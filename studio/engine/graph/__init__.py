@@ -20,7 +20,7 @@ from studio.engine.graph.model import (
 )
 from studio.engine.graph.opset import raise_opset
 from studio.engine.graph.read import digest, file_bytes, load
-from studio.engine.graph.shapes import Dims, Shapes, infer_shapes
+from studio.engine.graph.shapes import Dims, Shapes, infer_shapes, symbolic_shapes
 from studio.engine.graph.sizes import dynamic_dimensions, named_shape, real_inputs
 from studio.engine.graph.strip import strip
 from studio.engine.graph.write import save, to_bytes
@@ -48,6 +48,7 @@ __all__ = [
     "save",
     "strip",
     "subgraphs",
+    "symbolic_shapes",
     "to_bytes",
     "type_name",
     "type_of",

@@ -8,7 +8,7 @@ which runs the model once with a Shape node on every value in question.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from studio.engine.graph.measured import keeps_values, measured_shapes
 from studio.engine.graph.model import Model, graphs, subgraphs, type_name
-from studio.engine.graph.sizes import named_shape
+from studio.engine.graph.sizes import dimension_name
 from studio.engine.graph.standins import use_stand_ins
 from studio.engine.graph.strip import bare_proto
 
@@ -62,8 +62,8 @@ def infer_shapes(model: Model, input_sizes: Mapping[str, int], *, run: bool = Tr
         input_sizes: by dimension name, see `dynamic_dimensions`.
         run: ask onnxruntime where inference does not know.
     """
-    bare = bare_proto(model, keep=lambda t: model.opset < _ZEROS_OPSET or keeps_values(t))
-    dims, types = _inferred(model, bare, input_sizes)
+    bare = _bare(model)
+    dims, types = _inferred(model, bare, lambda value, axis: input_sizes.get(dimension_name(value, axis)))
     _declared(model, input_sizes, dims, types)
     until = time.monotonic() + _SECONDS
     if run and not _nested(model):
@@ -75,19 +75,43 @@ def infer_shapes(model: Model, input_sizes: Mapping[str, int], *, run: bool = Tr
     return Shapes(dims, types, _by_name(dims), _by_name(types))
 
 
+def symbolic_shapes(model: Model) -> Shapes:
+    """Shapes with a symbol for every dimension that inputs decide: equal symbols are equal sizes, whatever is fed.
+
+    What the file itself says of dynamic dimensions is not relied on: every one of every input is a symbol of its own.
+    """
+    dims, types = _inferred(model, _bare(model), lambda value, axis: f"{value.name}:{axis}", symbols=True)
+    return Shapes(dims, types, _by_name(dims), _by_name(types))
+
+
+def _bare(model: Model) -> onnx.ModelProto:
+    return bare_proto(model, keep=lambda t: model.opset < _ZEROS_OPSET or keeps_values(t))
+
+
 def _is_known(dims: Dims | None) -> bool:
     return dims is not None and all(isinstance(d, int) for d in dims)
 
 
 def _inferred(
-    model: Model, bare: onnx.ModelProto, input_sizes: Mapping[str, int]
+    model: Model,
+    bare: onnx.ModelProto,
+    size: Callable[[ir.Value, int], int | str | None],
+    *,
+    symbols: bool = False,
 ) -> tuple[dict[ir.Value, Dims], dict[ir.Value, str]]:
-    """What onnx infers from the inputs alone; declared shapes are of other input sizes perhaps."""
+    """What onnx infers from the inputs alone; declared shapes are of other input sizes perhaps.
+
+    Args:
+        model: left as it is.
+        bare: the same, without weights.
+        size: of an input's dynamic dimension; a text is a symbol, None leaves it open.
+        symbols: give them in the place of '?'.
+    """
     proto = onnx.ModelProto()
     proto.CopyFrom(bare)
     for info, value in zip(proto.graph.input, model.graph.inputs, strict=True):
         if not value.is_initializer():
-            _choose_sizes(info, named_shape(value), input_sizes)
+            _choose_sizes(info, value, size)
     _forget_shapes(proto.graph, outputs=True)
     use_stand_ins(proto.graph)
     if _nested(model):
@@ -108,7 +132,9 @@ def _inferred(
                     types[value] = type_name(ir.DataType(tensor.elem_type))
                 if tensor.HasField("shape"):
                     dims[value] = tuple(
-                        d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else UNKNOWN
+                        d.dim_value
+                        if d.HasField("dim_value") and d.dim_value >= 0
+                        else (symbols and d.dim_param) or UNKNOWN
                         for d in tensor.shape.dim
                     )  # a window longer than its input makes onnx infer less than nothing
     return dims, types
@@ -132,13 +158,19 @@ def _infer(proto: onnx.ModelProto) -> onnx.ModelProto:
     return proto
 
 
-def _choose_sizes(info: onnx.ValueInfoProto, shape: Dims | None, input_sizes: Mapping[str, int]) -> None:
+def _choose_sizes(
+    info: onnx.ValueInfoProto, value: ir.Value, size: Callable[[ir.Value, int], int | str | None]
+) -> None:
     """Put sizes in the place of an input's dynamic dimensions."""
-    for dim, wanted in zip(info.type.tensor_type.shape.dim, shape or (), strict=False):
-        size = input_sizes.get(wanted) if isinstance(wanted, str) else wanted
+    for axis, (dim, declared) in enumerate(
+        zip(info.type.tensor_type.shape.dim, value.shape or (), strict=False)
+    ):
+        wanted = declared if isinstance(declared, int) and declared >= 0 else size(value, axis)
         dim.Clear()
-        if size is not None:
-            dim.dim_value = size
+        if isinstance(wanted, str):
+            dim.dim_param = wanted
+        elif wanted is not None:
+            dim.dim_value = wanted
 
 
 def _forget_shapes(graph: onnx.GraphProto, *, outputs: bool = False) -> None:

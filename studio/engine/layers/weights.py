@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from studio.engine.graph import constant, is_constant_node
+from studio.engine.graph import constant, is_constant_node, subgraphs
 
 # Operators that change how a weight is stored or laid out, not what it is.
 _STORAGE = {"Identity", "Cast", "CastLike", "DequantizeLinear", "QuantizeLinear"}
@@ -101,8 +101,8 @@ def _computed(
             continue
         producer = current.producer()
         inputs = [] if producer is None else [v for v in producer.inputs if v is not None]
-        if not inputs or len(seen) > _MAX_DEPTH:
-            return None
+        if producer is None or not inputs or len(seen) > _MAX_DEPTH or any(subgraphs(producer)):
+            return None  # what bodies read of the graph around them is no input of the node
         waiting.extend(v for v in inputs if v not in seen)
         seen.update(inputs)
     largest = max(leaves, key=_size)

@@ -63,7 +63,8 @@ class Technique(Protocol):
     """One way to compress. Stateless; an instance stands in the catalogue.
 
     A technique with an attribute `treats_stored = True` changes how stored numbers are written, whatever the graph
-    makes of them; it is also asked about layers whose weights are computed from constants.
+    makes of them; it is also asked about layers whose weights are computed from constants. One with `tidies = True` gets
+    the model without nodes that compute sizes which are known beforehand (`engine/tidy`).
     """
 
     settings: type[Settings]

@@ -54,6 +54,7 @@ class ChannelPruning:
     """The technique behind `PruneChannels`."""
 
     settings: type[Settings] = PruneChannels
+    tidies = True  # narrow transformers spend a good part of their time on sizes
 
     def plan(self, listing: Listing, step: Step, context: Context) -> Plan:
         """See `Technique.plan`. The draft is cut lazily, so costs after are counted, not estimated."""
