@@ -7,7 +7,8 @@ a fact, so it needs no inverse operations.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 
 from studio.base.errors import StudioError
 from studio.records import presets
@@ -157,11 +158,12 @@ class Project(Record, frozen=True, kw_only=True):
         return tuple(reversed(chain))
 
     def recipe_of(self, version: Version) -> Recipe:
-        """The whole chain from the original to this version as one recipe."""
-        links = [v.recipe for v in self.chain_of(version) if v.recipe is not None]
+        """The whole chain from the original to this version as one recipe; a step on every layer names none."""
+        chain = self.chain_of(version)
+        steps = [step for parent, made in pairwise(chain) for step in _told_shortly(parent, made)]
         return Recipe(
-            steps=tuple(step for recipe in links for step in recipe.steps),
-            seed=links[-1].seed if links else self.seed,
+            steps=tuple(steps),
+            seed=version.recipe.seed if version.recipe is not None else self.seed,
             name=version.name,
         )
 
@@ -362,3 +364,13 @@ class History(Record, frozen=True, kw_only=True):
 
 
 HISTORY_LIMIT = 500  # decisions remembered
+
+
+def _told_shortly(parent: Version, made: Version) -> Iterator[Step]:
+    """The steps of one link; '*' stands for all layers where it means the same ones when the recipe is repeated."""
+    names = {layer.name for layer in parent.layers}
+    every = {layer.name for layer in parent.layers if not layer.untreatable}
+    kept = names == {layer.name for layer in made.layers}
+    for number, step in enumerate(made.recipe.steps if made.recipe else ()):
+        whole = bool(every) and every <= set(step.layers) and (kept or number == 0)
+        yield replace(step, layers=("*",)) if whole else step

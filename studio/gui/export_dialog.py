@@ -56,6 +56,8 @@ class ExportDialog(QDialog):
         )
         self.command = self._text("Command line", "Repeats this without a window")
         self.command.setMaximumHeight(72)
+        self.file_words = label(role="dim", wrap=True)
+        self.file_words.setTextFormat(Qt.TextFormat.PlainText)
         self._write = button("Export", self._start, role="primary", tip="Write the file and check it")
         self._write.setDefault(True)
         self._close = button("Close", self.reject, tip="Close this window")
@@ -80,6 +82,7 @@ class ExportDialog(QDialog):
                 )
             column.addLayout(head)
             column.addWidget(text)
+        column.addWidget(self.file_words)
         row = QHBoxLayout()
         row.addWidget(
             button(
@@ -123,18 +126,29 @@ class ExportDialog(QDialog):
         original = project.original if project else None
         if project is None or original is None:
             return
-        steps = project.recipe_of(self._version)
+        steps, file = project.recipe_of(self._version), self._recipe_file()
+        if not steps.steps:
+            for text in (self.recipe, self.command):
+                text.setPlaceholderText("Nothing was done to the original.")
+            self.file_words.hide()
+            return
         self.recipe.setPlainText(recipe.to_yaml(steps))
-        self.command.setPlainText(
-            recipe.command(
-                steps,
-                original.file,
-                self.path.text(),
-                calibration=project.calibration,
-                evaluation=project.evaluation,
-                recipe_file=str(Path(self.path.text()).with_suffix(".yaml")),
-            )
+        command = recipe.command(
+            steps,
+            original.file,
+            self.path.text(),
+            calibration=project.calibration,
+            evaluation=project.evaluation,
+            recipe_file=file,
         )
+        self.command.setPlainText(command)
+        self.file_words.setText(f"It reads {Path(file).name}: save the recipe under that name.")
+        self.file_words.setVisible(" --recipe " in command)
+
+    def _recipe_file(self) -> str:
+        """Where the recipe goes unless the user says otherwise: beside the model."""
+        path = Path(self.path.text())
+        return str(path.with_suffix(".yaml") if path.name else path / "recipe.yaml")
 
     def _ask_path(self) -> None:
         path, _ = QFileDialog.getSaveFileName(self, "Export ONNX", self.path.text(), "ONNX models (*.onnx)")
@@ -142,7 +156,7 @@ class ExportDialog(QDialog):
             self.path.setText(path if Path(path).suffix else f"{path}.onnx")
 
     def _save_recipe(self) -> None:
-        start = str(Path(self.path.text()).with_suffix(".yaml"))
+        start = self._recipe_file()
         path, _ = QFileDialog.getSaveFileName(self, "Save recipe", start, "Recipes (*.yaml *.yml)")
         if path:
             try:

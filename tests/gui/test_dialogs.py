@@ -18,7 +18,7 @@ from studio.gui.scan_dialog import SCANNABLE, ScanDialog
 from studio.gui.theme import Theme
 from studio.gui.train_dialog import TRAINABLE, TrainDialog
 from studio.records.measure import DataSpec, DataSummary
-from studio.records.steps import QuantizeStatic, QuantizeWeights
+from studio.records.steps import Fp16, QuantizeStatic, QuantizeWeights
 from tests.gui.conftest import THREE
 from tests.support.canned import FakeSession, busy_view
 
@@ -115,6 +115,22 @@ def test_an_export_is_checked_and_can_be_repeated(
     assert dialog.words.property("role") == "good"
     assert from_yaml(dialog.recipe.toPlainText()).steps == session.view.project.recipe_of(version).steps
     assert str(target) in dialog.command.toPlainText()
+
+
+def test_an_export_says_which_file_its_command_reads(opened: MainWindow, theme: Theme, qtbot: QtBot) -> None:
+    session = opened.session
+    session.set_treatment(THREE[:2], "quantize", QuantizeWeights())
+    session.set_treatment(THREE[2:], "quantize", Fp16())
+    job = session.compress()
+    qtbot.waitUntil(lambda: not session.view.job(job).active, timeout=20_000)
+    dialog = ExportDialog(session, session.view.project.current, theme, opened)
+    dialog.path.setText("/tmp/out.onnx")
+    assert "--recipe /tmp/out.yaml" in dialog.command.toPlainText()
+    assert dialog.file_words.text() == "It reads out.yaml: save the recipe under that name."
+    dialog.path.setText("")  # while another name is typed
+    assert "--recipe recipe.yaml" in dialog.command.toPlainText()
+    first = ExportDialog(session, session.view.project.original, theme, opened)
+    assert (first.file_words.isHidden(), first.command.toPlainText()) == (True, "")
 
 
 def test_an_export_that_cannot_be_written_is_one_sentence(

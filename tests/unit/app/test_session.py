@@ -251,6 +251,16 @@ def test_the_recipe_of_a_version_is_the_whole_chain(opened: Session, until: Unti
     assert [step.layers for step in recipe.steps] == [("stem", "head"), ("body",)]
 
 
+def test_a_step_on_every_layer_names_none_when_it_is_told(opened: Session, until: Until) -> None:
+    opened.set_treatment(["stem", "body", "head"], "quantize", Fp16())
+    opened.compress()
+    until(idle(opened))
+    project = opened.view.project
+    assert project is not None
+    assert project.current is not None
+    assert [step.layers for step in project.recipe_of(project.current).steps] == [("*",)]
+
+
 def test_nothing_staged_cannot_be_compressed(opened: Session) -> None:
     with pytest.raises(StudioError, match="Nothing is staged"):
         opened.compress()
