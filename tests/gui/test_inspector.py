@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from PySide6.QtWidgets import QLabel
 from pytestqt.qtbot import QtBot
 
 from studio.gui.inspector import Inspector
@@ -220,3 +221,16 @@ def test_a_layer_to_be_factorised_shows_what_each_rank_loses(
     qtbot.waitUntil(lambda: not page._spectrum_section.isHidden())
     assert page._spectrum is not None
     assert page._spectrum._spectrum.break_even == 2
+
+
+def test_figures_of_one_layer_say_which_where_several_are_selected(
+    inspector: Inspector, selection: Selection
+) -> None:
+    def named() -> list[str]:
+        return [part.text() for part in inspector.widget(0).findChildren(QLabel) if part.isVisible()]
+
+    selection.set(("conv1",))
+    assert "Layer" not in named()
+    selection.set(("fc", "conv1"))
+    assert "Layer" in named()
+    assert selection.current in named()

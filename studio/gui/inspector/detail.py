@@ -39,6 +39,11 @@ class DetailSource(QObject):
         self.destroyed.connect(unsubscribe)
 
     @property
+    def one_of_several(self) -> str:
+        """The current layer's name where others are selected, too; '' where it goes without saying."""
+        return self._selection.current if len(self._selection.layers) > 1 else ""
+
+    @property
     def settings(self) -> AnySettings | None:
         """The staged settings that change the weights' number, grid or zeros, if any."""
         project = self._session.view.project

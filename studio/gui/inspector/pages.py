@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import Signal
+from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QVBoxLayout, QWidget
 
 from studio.app.project import ScanResult
@@ -15,7 +15,7 @@ from studio.gui.inspector.detail import DetailSource
 from studio.gui.inspector.sections import Facts, Page, Section
 from studio.gui.selection import Selection
 from studio.gui.theme import Theme
-from studio.gui.widgets import EmptyState, label, watch
+from studio.gui.widgets import EmptyState, label, short_name, watch
 from studio.records.measure import Sensitivity
 from studio.records.model import Layer
 from studio.records.task import Histogram, LayerDetail
@@ -92,7 +92,10 @@ class SensitivitySection(Section):
         self._chart_widget().show_scores(
             scores, [i for i, layer in enumerate(layers) if layer.name in chosen]
         )
-        self._facts.show_facts(sensitivity_facts(by_name.get(self._selection.current), scan))
+        facts = sensitivity_facts(by_name.get(self._selection.current), scan)
+        if facts and len(chosen) > 1:  # of which of them
+            facts.insert(0, ("Layer", short_name(self._selection.current)))
+        self._facts.show_facts(facts)
 
     def _pick(self, place: int) -> None:
         version = self._session.view.project.current if self._session.view.project else None
@@ -136,19 +139,27 @@ def sensitivity_facts(found: Sensitivity | None, scan: ScanResult) -> list[tuple
 
 
 class WeightsSection(Section):
-    """Histogram of the current layer's weights, with the grid of its staged treatment."""
+    """Histogram of the current layer's weights, with the grid of its staged treatment.
 
-    def __init__(self, detail: DetailSource, theme: Theme) -> None:
+    Args:
+        titled: say whose weights they are where several layers are selected.
+    """
+
+    def __init__(self, detail: DetailSource, theme: Theme, *, titled: bool = True) -> None:
         super().__init__("Weight distribution", theme)
-        self._detail, self._theme = detail, theme
+        self._detail, self._theme, self.titled = detail, theme, titled
         self._chart: HistogramChart | None = None
-        self._words = label(role="dim", wrap=True)
+        self._words, self._name = label(role="dim", wrap=True), label(role="dim")
+        self._name.setTextFormat(Qt.TextFormat.PlainText)
+        self.body.addWidget(self._name)
         self.body.addWidget(self._words)
         detail.changed.connect(self._show)
         self._show()
 
     def _show(self) -> None:
         found = self._detail.detail
+        self._name.setText(short_name(self._detail.one_of_several, 40))
+        self._name.setVisible(bool(self._detail.one_of_several) and self.titled)
         has = found is not None and found.weights is not None
         if self._chart is not None:
             self._chart.setVisible(has)
@@ -196,7 +207,7 @@ class WeightsPage(Page):
         self._spectrum: SpectrumChart | None = None
         self.column.addWidget(self._heading)
         self.column.addWidget(self._facts)
-        self.column.addWidget(WeightsSection(detail, theme))
+        self.column.addWidget(WeightsSection(detail, theme, titled=False))
         self.column.addWidget(self._spectrum_section)
         self.column.addWidget(self._ranges_section)
         self.column.addStretch(1)
