@@ -237,7 +237,7 @@ def profile(desk: Desk, version_id: int, *, background: bool = False) -> int:
     """Time every layer of a version."""
     project, board = desk.project, desk.board
     version = project.version(version_id)
-    job = board.add_job("profile", f"Profile {version.name}", version_id)
+    job = board.add_job("profile", f"Time every layer of {version.name}", version_id)
     task = Profile(
         model=version.file,
         input_sizes=project.input_sizes,

@@ -186,7 +186,7 @@ class StatusBar(QStatusBar):
         if info is not None:
             parts += [f"opset {info.opset}", f"{units.short(info.cost.parameters)} parameters"]
             parts.append(
-                f"{units.short(info.cost.macs)}MACs" if info.cost.macs is not None else "MACs unknown"
+                f"{units.short(info.cost.macs)} MACs" if info.cost.macs is not None else "MACs unknown"
             )
             sizes = ", ".join(f"{name} = {size}" for name, size in info.input_sizes)
             parts += [f"at {sizes}"] if sizes else []

@@ -58,7 +58,8 @@ class DataWizard(QDialog):
         self.calibration = DataPage(
             session,
             theme,
-            "Samples that ranges are taken from and errors are compensated on. Labels are not used.",
+            "Samples that ranges are taken from and errors are compensated on, and that training learns from. "
+            "Labels serve fine-tuning only.",
             project.calibration if project else None,
         )
         self.evaluation = DataPage(

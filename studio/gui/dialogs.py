@@ -93,6 +93,7 @@ class Message(QDialog):
         close.setDefault(True)
         row.addWidget(close)
         column.addLayout(row)
+        close.setFocus()
 
     def copy(self) -> None:
         """Put the whole report on the clipboard."""

@@ -237,7 +237,7 @@ COLUMNS: tuple[Column, ...] = (
         lambda x, _: x.cost.macs, _number(1e6), 1e6, aliases=("mmacs",), heat="linear", words="MACs (millions)",
     ),
     Column(
-        "latency", "Latency %", "Measured share of one run's time; known after Profile", _time_share, _percent, 0.01,
+        "latency", "Latency %", "Measured share of one run's time; known after Time every layer", _time_share, _percent, 0.01,
         aliases=("time",), heat="linear", width=82, words="Latency (%)",
     ),
     Column(
