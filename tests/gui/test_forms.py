@@ -16,7 +16,7 @@ from studio.gui.form_fields import fields_of
 from studio.gui.forms import Form
 from studio.records.base import Record
 from studio.records.measure import DataSpec, Preprocess
-from studio.records.steps import SETTINGS, QuantizeWeights, Settings
+from studio.records.steps import SETTINGS, PruneChannels, QuantizeWeights, Settings, Sparsify
 
 
 class Example(Record, frozen=True, kw_only=True):
@@ -163,3 +163,15 @@ def test_a_number_that_is_chosen_automatically_says_so_and_can_be_left_to_it_aga
         rate.editingFinished.emit()
         form.show_records([Example(rate=value)])
     assert edits == [("rate", 0.01), ("rate", 0.0)]
+
+
+def test_what_has_no_effect_is_not_on_offer(qtbot: QtBot) -> None:
+    for free, bound in (
+        (Sparsify(), Sparsify(pattern="2:4")),
+        (PruneChannels(), PruneChannels(macs=0.7)),
+    ):
+        form = Form(type(free))
+        qtbot.addWidget(form)
+        for settings, hidden in ((free, False), (bound, True)):
+            form.show_records([settings])
+            assert form.control("ratio").whole.isHidden() == hidden

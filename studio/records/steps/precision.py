@@ -211,7 +211,18 @@ class QuantizeStatic(Settings, frozen=True, kw_only=True, tag="quantize_static")
         ),
     ] = "auto"
     percentile: Annotated[
-        float, Meta(ge=90, le=100, title="Percentile", extra_json_schema={"unit": "%", "advanced": True})
+        float,
+        Meta(
+            ge=90,
+            le=100,
+            title="Percentile",
+            description="Share of the values that the calibrator of this name leaves in the range; Automatic tries it, too.",
+            extra_json_schema={
+                "unit": "%",
+                "advanced": True,
+                "when": {"calibrator": ["auto", "percentile", "answer"]},
+            },
+        ),
     ] = 99.99
     per_channel: Annotated[
         bool, Meta(title="Per channel", description="One weight scale per output channel.")

@@ -8,6 +8,8 @@ from msgspec import Meta
 
 from studio.records.steps.settings import Settings, ShareKept, Slot
 
+_BUDGETS = ("macs", "params", "bytes", "latency")  # of a PruneChannels
+
 
 class Sparsify(Settings, frozen=True, kw_only=True, tag="sparsify"):
     """Zeros in place."""
@@ -26,7 +28,7 @@ class Sparsify(Settings, frozen=True, kw_only=True, tag="sparsify"):
             lt=1,
             title="Ratio",
             description="Share of weights set to zero.",
-            extra_json_schema={"unit": "share"},
+            extra_json_schema={"unit": "share", "when": {"pattern": ["free"]}},
         ),
     ] = 0.5
     pattern: Annotated[
@@ -80,7 +82,7 @@ class PruneChannels(Settings, frozen=True, kw_only=True, tag="prune_channels"):
             lt=1,
             title="Ratio",
             description="Share of the channels of every group that goes; not used where a budget is set.",
-            extra_json_schema={"unit": "share"},
+            extra_json_schema={"unit": "share", "when": dict.fromkeys(_BUDGETS, (None,))},
         ),
     ] = 0.5
     macs: Annotated[
