@@ -165,7 +165,10 @@ def load(path: Path, models: Path, say: Say) -> Project:
             content = _unpack(path, models, say)
             root = models
     except FileNotFoundError as error:
-        raise StudioError(f"Cannot open {path.name}", "it is not there, or is no project") from error
+        why = "the folder holds no project" if path.is_dir() else "it is not there, or is no project"
+        raise StudioError(
+            f"Cannot open {path.name}", why, "Choose an ONNX file, or a saved project."
+        ) from error
     except (OSError, zipfile.BadZipFile, NotImplementedError, EOFError) as error:
         raise StudioError(f"Cannot open {path.name}", f"the file is damaged ({error})") from error
     project = _parse(content, path.name)

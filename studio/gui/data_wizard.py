@@ -23,6 +23,7 @@ from PySide6.QtWidgets import (
 )
 
 from studio.app.session import Session
+from studio.base.errors import StudioError
 from studio.gui.controls import Combo
 from studio.gui.forms import Form
 from studio.gui.inspector.sections import Page
@@ -89,7 +90,11 @@ class DataWizard(QDialog):
         self._ask()
 
     def accept(self) -> None:
-        """Decide both, as one step of the history."""
+        """Decide both, as one step of the history; data that were found to be of no use are shown instead."""
+        for page in (self.calibration, self.evaluation):
+            if page.useless:
+                self.tabs.setCurrentWidget(page)
+                return
         self._session.set_data(calibration=self.calibration.spec, evaluation=self.evaluation.spec)
         super().accept()
 
@@ -111,6 +116,7 @@ class DataPage(QWidget):
         self._rest = self._start
         self._turn = 0
         self._closed = False
+        self.useless = False  # what is chosen cannot be used, as the last preview found
         self.destroyed.connect(self._forget)
         self.column, self._right = self._columns()
         self.column.addWidget(label(words, "dim", wrap=True))
@@ -229,6 +235,7 @@ class DataPage(QWidget):
     def preview(self) -> None:
         """Ask what the model would receive."""
         spec = self.spec
+        self.useless = False
         self._turn += 1
         turn = self._turn
         if spec is None:
@@ -249,6 +256,7 @@ class DataPage(QWidget):
     def _changed(self, *_args: object) -> None:
         if self.sender() is self.path:
             self._guess = None
+        self.useless = False
         self._show_controls()
         self._timer.start()
 
@@ -282,7 +290,8 @@ class DataPage(QWidget):
                 self._show_controls()
                 self._show_preview(answer, "")
             case Failed():
-                self._show_preview(None, f"{answer.what}: {answer.why}. {answer.hint}".strip(), "bad")
+                self.useless = True
+                self._show_preview(None, StudioError(answer.what, answer.why, answer.hint).sentence, "bad")
             case _:
                 self._show_preview(None, "")
 

@@ -14,6 +14,7 @@ from studio.gui.dialogs import ask_stop, ask_unsaved
 
 MODELS = f"Models and projects (*.onnx *.ort *{SUFFIX});;ONNX models (*.onnx *.ort);;Projects (*{SUFFIX});;All files (*)"
 AWAITED = {"compress", "scan", "export", "save", "train", "search"}
+DATA_ENDINGS = {".npz", ".npy", ".csv"}
 PROJECTS = f"Featherweight projects (*{SUFFIX})"
 
 
@@ -39,6 +40,11 @@ class Files:
         if not path.exists():
             raise StudioError(
                 f"Cannot open {path.name}", f"there is no file {path}", "It may have been moved."
+            )
+        if path.suffix.lower() in DATA_ENDINGS:
+            raise StudioError(
+                f"{path.name} holds data, not a model",
+                hint="Choose it under Model → Data once a model is open.",
             )
         opener = self._session.open_project if is_project(path) else self._session.open_model
         self.leaving(lambda: opener(path))

@@ -14,7 +14,7 @@ from pytestqt.qtbot import QtBot
 from studio.app.jobs import Job, LogLine
 from studio.app.view import View
 from studio.gui.compare import COLUMNS, CompareModel, rows_of
-from studio.gui.data_wizard import DataPage
+from studio.gui.data_wizard import DataPage, DataWizard
 from studio.gui.headline import Headline, _shown, figures
 from studio.gui.jobs_panel import JobsPanel, left
 from studio.gui.model_dialogs import model_text
@@ -175,7 +175,10 @@ def test_the_preflight_is_words(tmp_path: Path) -> None:
 
 
 class DataSession(FakeSession):
-    """Answers previews at once."""
+    """Answers previews at once, and remembers what was chosen."""
+
+    def set_data(self, **chosen: DataSpec | None) -> None:
+        self.asked.append(("set_data", chosen))
 
     def __init__(self, picture: Path) -> None:
         super().__init__(busy_view())
@@ -223,6 +226,21 @@ def test_data_that_cannot_be_read_are_one_sentence(data_page: DataPage) -> None:
     data_page.preview()
     assert "there is no such file" in data_page.words.text()
     assert data_page.images.count() == 0
+
+
+def test_data_that_cannot_be_read_are_not_taken_over(theme: Theme, tmp_path: Path, qtbot: QtBot) -> None:
+    session, parent = DataSession(tmp_path / "0.png"), QWidget()
+    qtbot.addWidget(parent)
+    wizard = DataWizard(session, theme, parent)
+    wizard.evaluation.files.setChecked(True)
+    wizard.evaluation.path.setText("missing")
+    wizard.evaluation.preview()
+    wizard.accept()
+    assert wizard.tabs.currentWidget() is wizard.evaluation  # where the reason stands
+    assert not any(name == "set_data" for name, _ in session.asked)
+    wizard.evaluation.none.setChecked(True)
+    wizard.accept()
+    assert any(name == "set_data" for name, _ in session.asked)
 
 
 def test_the_choice_becomes_a_spec(data_page: DataPage, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from pytestqt.qtbot import QtBot
 from studio.app.jobs import Job
 from studio.app.session import Session
 from studio.app.view import View
+from studio.base.errors import StudioError
 from studio.gui import files
 from studio.gui.commands import COMMANDS
 from studio.gui.dialogs import Message, install_crash_hook
@@ -328,3 +329,9 @@ def test_a_preset_is_staged_on_the_selection_or_on_all(opened: MainWindow) -> No
     opened.selection.set(staged[:1])
     opened.actions_["compress.fast"].trigger()
     assert opened.session.view.project.staged == staged[:1]
+
+
+def test_a_file_of_samples_is_no_model(window: MainWindow, tmp_path: Path) -> None:
+    (tmp_path / "samples.npz").write_bytes(b"PK")
+    with pytest.raises(StudioError, match="samples.npz holds data"):
+        window.files.open(tmp_path / "samples.npz")

@@ -35,13 +35,14 @@ _CHUNK = 1 << 20
 _MAPPED_FROM = 1024
 # The location that marks a tensor whose bytes lie in the model file itself; no file can have this name.
 _HERE = "\0"
+_CONVERT = "A model is converted by: featherweight import FILE -o MODEL.onnx."
 _FORMATS = (
     (b"version https://git-lfs", 0, "it is a Git LFS pointer, not the model", "Fetch it with: git lfs pull"),
-    (b"PK\x03\x04", 0, "it is a zip archive, as PyTorch and others write", "Export the model to ONNX first."),
+    (b"PK\x03\x04", 0, "it is a zip archive, as PyTorch and others write", _CONVERT),
     (b"\x89HDF", 0, "it is an HDF5 file, as Keras writes", "Convert the model to ONNX first."),
     (b"TFL3", 4, "it is a TensorFlow Lite model", "Convert the model to ONNX first."),
     (b"ORTM", 4, "it is in onnxruntime's own format", "Open the ONNX file that it was made from."),
-    (b"\x80\x02", 0, "it is a pickle, as PyTorch writes", "Export the model to ONNX first."),
+    (b"\x80\x02", 0, "it is a pickle, as PyTorch writes", _CONVERT),
     (b"GGUF", 0, "it is a GGUF file", "Open the ONNX form of the model."),
 )
 
