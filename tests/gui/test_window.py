@@ -333,5 +333,5 @@ def test_a_preset_is_staged_on_the_selection_or_on_all(opened: MainWindow) -> No
 
 def test_a_file_of_samples_is_no_model(window: MainWindow, tmp_path: Path) -> None:
     (tmp_path / "samples.npz").write_bytes(b"PK")
-    with pytest.raises(StudioError, match="samples.npz holds data"):
+    with pytest.raises(StudioError, match="holds data, not a model"):
         window.files.open(tmp_path / "samples.npz")
