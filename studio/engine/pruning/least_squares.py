@@ -11,13 +11,16 @@ Moments are gathered in two halves; λ is what serves the half that was not fitt
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Array: TypeAlias = npt.NDArray[Any]
+_Part = TypeVar("_Part")
+_Result = TypeVar("_Result")
 
 # Candidates for λ, relative to the mean diagonal of G.
 _RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
@@ -92,6 +95,12 @@ class Moments:
             - 2 * (b * y).sum(axis=1)
             + fitted
         )
+
+
+def at_once(work: Callable[[_Part], _Result], parts: Sequence[_Part]) -> list[_Result]:
+    """What comes of every part, a thread each: numpy lets the others run while it multiplies."""
+    with ThreadPoolExecutor(len(parts)) as pool:
+        return list(pool.map(work, parts))
 
 
 def products(a: Array, b: Array) -> Array:
@@ -187,6 +196,11 @@ class Rows:
         beside = self.beside[:, rows] if isinstance(self.beside, np.ndarray) else self.beside
         return Rows(self.x[:, rows], self.y[:, rows], beside)
 
+    def halves(self) -> tuple[Rows, Rows]:
+        """The first and the other half of the rows."""
+        middle = self.x.shape[1] // 2
+        return self.part(slice(middle)), self.part(slice(middle, None))
+
     @classmethod
     def joined(cls, parts: Sequence[Rows]) -> Rows:
         """All rows of several."""
@@ -213,30 +227,42 @@ def rectified(
         return start
     b0 = np.zeros(w0.shape[:2])  # not asked for where there is an intercept
     trial = _solve(first, w0, b0, start.ridge, intercept=True)
-    better = _rounds(rows[0], first, trial, w0, start.ridge, bounds, _TRIAL_ROUNDS)
-    agreed = _clipped_error(rows[1], better, bounds) < _clipped_error(rows[1], trial, bounds)
+    better = _rounds(rows[0].halves(), first, trial, w0, start.ridge, bounds, _TRIAL_ROUNDS)
+    errors = at_once(lambda found: _clipped_error(rows[1], found, bounds), (better, trial))
+    agreed = errors[0] < errors[1]
     if not agreed.any():
         return start
-    whole = (Rows.joined(rows), first + second, (start.w, start.b))
-    w, b = _rounds(*whole, w0, start.ridge, bounds, _ROUNDS)
+    w, b = _rounds(rows, first + second, (start.w, start.b), w0, start.ridge, bounds, _ROUNDS)
     agreed &= np.isfinite(w).all(axis=(1, 2)) & np.isfinite(b).all(axis=1)
     w, b = np.where(agreed[:, None, None], w, start.w), np.where(agreed[:, None], b, start.b)
     return Fit(w, b, start.ridge, start.error, start.before)
 
 
 def _rounds(
-    rows: Rows, m: Moments, found: tuple[Array, Array], w0: Array, ridge: Array, bounds: Bounds, rounds: int
+    rows: tuple[Rows, Rows],
+    m: Moments,
+    found: tuple[Array, Array],
+    w0: Array,
+    ridge: Array,
+    bounds: Bounds,
+    rounds: int,
 ) -> tuple[Array, Array]:
-    low, high = (bound - rows.beside for bound in bounds)
     g, _ = m.centred(intercept=True)
     kept, mean = w0 @ g, m.x / m.n
     divided = _divider(g, ridge)
-    below, above = rows.y <= low, rows.y >= high
+
+    def asked(part: Rows) -> tuple[Array, Array]:
+        """Sums of the targets, and of their products with x, where those outside the bounds moved to the fit."""
+        low, high = (bound - part.beside for bound in bounds)
+        fitted = _fitted(part.x, found)
+        wanted = np.where(part.y >= high, np.maximum(fitted, high), part.y)
+        wanted = np.where(part.y <= low, np.minimum(fitted, low), wanted)
+        return wanted.sum(axis=1, dtype=np.float64), products(wanted, part.x).astype(np.float64)
+
     for _ in range(rounds):
-        fitted = _fitted(rows.x, found)
-        wanted = np.where(below, np.minimum(fitted, low), np.where(above, np.maximum(fitted, high), rows.y))
-        centre = wanted.sum(axis=1, dtype=np.float64) / m.n
-        c = products(wanted, rows.x).astype(np.float64) / m.n - centre[:, :, None] * mean[:, None, :]
+        sums, crossed = (sum(parts) for parts in zip(*at_once(asked, rows), strict=True))
+        centre = sums / m.n
+        c = crossed / m.n - centre[:, :, None] * mean[:, None, :]
         w = w0 + divided((c - kept).transpose(0, 2, 1)).transpose(0, 2, 1)
         found = w, centre - np.einsum("grk,gk->gr", w, mean)
     return found
@@ -268,13 +294,11 @@ class Problem:
         self._bounds = bounds
 
     def add(self, rows: Rows, number: int | None) -> None:
-        """Add rows: feeds take turns between the halves by their number, a single feed (None) is divided."""
-        middle = rows.x.shape[1] // 2
-        pieces = (
-            ((number % 2, rows),)
-            if number is not None
-            else ((0, rows.part(slice(middle))), (1, rows.part(slice(middle, None))))
-        )
+        """Add rows: feeds take turns between the halves by their number, a single feed (None) is divided.
+
+        Threads may add to different halves at once.
+        """
+        pieces = ((number % 2, rows),) if number is not None else tuple(enumerate(rows.halves()))
         for half, piece in pieces:
             self._halves[half].add(piece.x, piece.y)
             if self._bounds is not None:

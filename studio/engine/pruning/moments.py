@@ -15,6 +15,7 @@ from studio.base.progress import Progress
 from studio.engine.dataset import Dataset
 from studio.engine.execute import stream
 from studio.engine.graph import Model
+from studio.engine.pruning.least_squares import products
 from studio.engine.pruning.linear import Array, Linear
 
 _ROWS_PER_COLUMN = 32
@@ -131,7 +132,7 @@ def _add(to: Statistics, rows: Array, turn: int, runs: int) -> None:
     for half, piece in pieces:
         to.n[half] += piece.shape[1]
         to.x[half] += piece.sum(axis=1, dtype=np.float64)
-        to.xx[half] += piece.transpose(0, 2, 1) @ piece
+        to.xx[half] += products(piece, piece)
 
 
 def columns_of(view: Linear) -> int:

@@ -26,7 +26,7 @@ from studio.engine.groups.cut import Twins
 from studio.engine.groups.grouping import kept
 from studio.engine.groups.trace import Trace
 from studio.engine.pruning.bodies import Bodies, changed, in_order
-from studio.engine.pruning.least_squares import Bounds, Fit, Problem, Rows
+from studio.engine.pruning.least_squares import Bounds, Fit, Problem, Rows, at_once
 from studio.engine.pruning.linear import Linear, linear
 from studio.engine.pruning.moments import fit_budget, sample
 from studio.engine.pruning.recurrent import Cell, is_cell, refit_cell
@@ -153,25 +153,29 @@ class Refit:
         together = partner is not None and wanted.aware
         problem = self._problem(target, wanted, partner[0] if partner is not None and wanted.aware else None)
         share = -(-fit_budget(target.after) // max(1, len(xs)))
-        kept_rows: list[_Read] = []
-        for number, (x, y) in enumerate(zip(xs, wanted.ys, strict=True)):
-            at = (
-                sample(self._rng, target.after.positions(y.shape), share)
-                if partner is None
-                else partner[1][number].at
-            )
-            rows = Rows(
-                target.after.rows(x, y.shape, at),
-                target.after.targets(y, at),
-                target.after.targets(wanted.beside[number], at) if wanted.beside else 0.0,
-            )
-            if partner is not None and together:
-                other = partner[1][number].x
-                rows = Rows(np.concatenate([other, rows.x], axis=2), rows.y + self._now(partner[0], other))
-            problem.add(rows, number if len(xs) > 1 else None)
-            if not wanted.aware and target.total is not None and target.joins:
-                kept_rows.append(_Read(at, rows.x))
-        if kept_rows and target.total is not None:
+        if partner is not None:
+            places = [read.at for read in partner[1]]
+        else:
+            places = [sample(self._rng, target.after.positions(y.shape), share) for y in wanted.ys]
+
+        def teach(feeds: range) -> list[Array]:
+            """Add the rows of some feeds to the problem; what the layer read."""
+            found = []
+            for number in feeds:
+                rows = _rows(target, wanted, number, xs[number], places[number])
+                found.append(rows.x)
+                if partner is not None and together:
+                    other = partner[1][number].x
+                    rows = Rows(
+                        np.concatenate([other, rows.x], axis=2), rows.y + self._now(partner[0], other)
+                    )
+                problem.add(rows, number if len(xs) > 1 else None)
+            return found
+
+        turns = [range(first, len(xs), 2) for first in range(min(2, len(xs)))]
+        read = at_once(teach, turns)
+        if not wanted.aware and target.total is not None and target.joins:
+            kept_rows = [_Read(at, read[n % 2][n // 2]) for n, at in enumerate(places)]
             self._waiting[target.total[0]] = (target, kept_rows)
             self._cut.keep(_value(target.new.inputs[0]))
         if partner is not None:
@@ -286,6 +290,16 @@ class Refit:
         _set(first, found.w[:, :, :border], biases[0])
         _set(second, found.w[:, :, border:], found.b - biases[0])
         return _refitted(second, found)
+
+
+def _rows(target: Target, wanted: _Wanted, number: int, x: Array, at: Array) -> Rows:
+    """Rows of one feed: what the layer reads at some positions, and what it should give there."""
+    y = wanted.ys[number]
+    return Rows(
+        target.after.rows(x, y.shape, at),
+        target.after.targets(y, at),
+        target.after.targets(wanted.beside[number], at) if wanted.beside else 0.0,
+    )
 
 
 def _refitted(target: Target, found: Fit) -> Refitted:
