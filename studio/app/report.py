@@ -11,7 +11,7 @@ from studio.records.base import Record
 from studio.records.measure import Latency, Measurement
 from studio.records.model import ModelInfo
 from studio.records.plan import Plan
-from studio.records.verdict import cautions
+from studio.records.verdict import alike, cautions
 
 
 class Report(Record, frozen=True, kw_only=True):
@@ -84,8 +84,9 @@ def to_html(report: Report) -> str:
         "percent": units.percent,
         "latency": _latency,
         "shape": units.shape,
+        "alike": alike,
     }
-    environment.globals["change"] = units.change
+    environment.globals |= {"change": units.change, "counted": units.counted}
     text = resource("report.html.jinja").read_text(encoding="utf-8")
     after = {layer.name: layer for layer in report.after.layers}
     return environment.from_string(text).render(report=report, after=after)

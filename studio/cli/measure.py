@@ -8,9 +8,9 @@ from pathlib import Path
 from studio.base import units
 from studio.cli.options import data, input_sizes
 from studio.cli.terminal import Terminal
-from studio.records.measure import DataSpec, Latency, Measurement, OutputError
+from studio.records.measure import DataSpec, Latency, Measurement
 from studio.records.task import InputSizes, Measure, Measurements
-from studio.records.verdict import cautions
+from studio.records.verdict import alike, cautions
 
 
 def measure(
@@ -81,9 +81,9 @@ def _figures(base: Measurement, m: Measurement) -> dict[str, str]:
         "accuracy": f"{units.percent(accuracy.value, 2)} {accuracy.metric} (n={accuracy.samples})"
         if accuracy
         else "",
-        "outputs": error(m.error) if other else "",
-        "without optimization": error(elsewhere.optimization) if elsewhere else "",
-        "without VNNI": error(elsewhere.saturation) if elsewhere else "",
+        "outputs": alike(m.error) if other else "",
+        "without optimization": alike(elsewhere.optimization) if elsewhere else "",
+        "without VNNI": alike(elsewhere.saturation) if elsewhere else "",
     }
 
 
@@ -103,18 +103,6 @@ def speed(latency: Latency | None) -> str:
     if latency.ratio_low is not None and latency.ratio_high is not None:
         interval = f" ({latency.ratio_low:.2f} – {latency.ratio_high:.2f})"
     return f"{latency.ratio:.2f}×{interval}"
-
-
-def error(error: OutputError | None) -> str:
-    """How far the outputs are from the baseline's."""
-    if error is None:
-        return ""
-    if error.max_abs == 0:
-        return "equal"
-    parts = [f"SQNR {error.sqnr_db:.1f} dB"]
-    if error.agreement is not None:
-        parts.append(f"agreement {units.percent(error.agreement)}")
-    return ", ".join(parts) + f" (n={error.samples}, {error.data})"
 
 
 def conditions(found: Sequence[Measurement]) -> str:

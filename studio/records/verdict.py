@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from studio.base.units import percent
 from studio.records.measure import Latency, Measurement, OutputError
 from studio.records.steps import (
     AnySettings,
@@ -103,3 +104,15 @@ def _advice(settings: AnySettings) -> str:
             return "Zeros give no speed in onnxruntime; pruning channels does."
         case _:
             return ""
+
+
+def alike(error: OutputError | None) -> str:
+    """How far outputs are from the reference's, and on what that was measured; '' where it was not."""
+    if error is None:
+        return ""
+    if error.max_abs == 0:
+        return "equal"
+    parts = [f"SQNR {error.sqnr_db:.1f} dB"]
+    if error.agreement is not None:
+        parts.append(f"agreement {percent(error.agreement)}")
+    return ", ".join(parts) + f" (n={error.samples}, {error.data})"

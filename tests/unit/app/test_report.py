@@ -65,6 +65,17 @@ def test_what_was_not_measured_is_said_so() -> None:
     assert "were not measured" in report.to_html(report.of_version(project, bare))
 
 
+def test_what_is_better_left_alone_is_not_called_refused() -> None:
+    project = compressed()
+    version = project.version(1)
+    kept = Refusal(layer="stem", reason="it is small.", better=True)
+    plans = (replace(version.plans[0], refusals=(kept,)),)
+    page = report.to_html(report.of_version(project, replace(version, plans=plans)))
+    assert "Better left alone:" in page
+    assert "stem: it is small. " in page
+    assert "Refused:" not in page
+
+
 def test_without_an_inspection_there_is_no_report() -> None:
     project = compressed()
     with pytest.raises(StudioError, match="no report yet"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from studio.records.measure import Latency
+from studio.records.measure import Latency, OutputError
 from studio.records.steps import (
     AnySettings,
     Fp16,
@@ -14,7 +14,7 @@ from studio.records.steps import (
     QuantizeWeights,
     Sparsify,
 )
-from studio.records.verdict import slowdown
+from studio.records.verdict import alike, slowdown
 
 
 def timed(ratio: float | None, high: float | None = None, *, busy: bool = False) -> Latency:
@@ -51,3 +51,9 @@ def test_a_busy_machine_is_doubted_and_a_step_without_advice_is_told_plainly() -
     words = slowdown(timed(0.8, 0.85, busy=True), [PruneChannels()])
     assert "slower" in words
     assert "busy" in words
+
+
+def test_how_alike_outputs_are_is_told_with_what_it_was_measured_on() -> None:
+    close = OutputError(sqnr_db=38.71, agreement=0.999, max_abs=0.1, samples=64, data="random inputs")
+    assert alike(close) == "SQNR 38.7 dB, agreement 99.9 % (n=64, random inputs)"
+    assert (alike(OutputError(sqnr_db=200.0)), alike(None)) == ("equal", "")
