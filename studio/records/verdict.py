@@ -15,6 +15,7 @@ from studio.records.steps import (
     Sparsify,
 )
 
+_EQUAL_DB = 200.0  # stands for outputs that are equal
 # Two sessions of one file differ by about so much.
 _ALIKE = 0.03
 
@@ -110,7 +111,7 @@ def alike(error: OutputError | None) -> str:
     """How far outputs are from the reference's, and on what that was measured; '' where it was not."""
     if error is None:
         return ""
-    if error.max_abs == 0:
+    if error.max_abs == 0 and error.sqnr_db >= _EQUAL_DB:
         return "equal"
     parts = [f"SQNR {error.sqnr_db:.1f} dB"]
     if error.agreement is not None:
