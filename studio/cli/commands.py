@@ -71,7 +71,7 @@ def _main(
         raise typer.Exit
 
 
-@app.command("inspect")
+@app.command("inspect", short_help="List a model's layers, their costs, and obstacles.")
 def inspect_(model: Model, json: Json = False, input_size: Sizes = None) -> None:
     """List a model's layers, what they cost, and what stands in the way of compressing it."""
     from studio.cli.inspect import inspect
@@ -79,7 +79,7 @@ def inspect_(model: Model, json: Json = False, input_size: Sizes = None) -> None
     inspect(model, input_size or [], as_json=json)
 
 
-@app.command("compress", epilog=steps_help())
+@app.command("compress", short_help="Carry out steps, check, measure, write.", epilog=steps_help())
 def compress_(
     model: Model,
     output: Annotated[Path, typer.Option("-o", "--output", help="Where to write.", show_default=False)],
@@ -146,7 +146,7 @@ def compress_(
     )
 
 
-@app.command("train", epilog=steps_help(Training))
+@app.command("train", short_help="Fine-tune, distil or train for few bits.", epilog=steps_help(Training))
 def train_(
     model: Model,
     output: Annotated[Path, typer.Option("-o", "--output", help="Where to write.", show_default=False)],
@@ -210,7 +210,7 @@ def train_(
     )
 
 
-@app.command("measure")
+@app.command("measure", short_help="Measure models against the first.")
 def measure_(
     models: Annotated[
         list[Path], typer.Argument(help="ONNX files; the first is the baseline.", show_default=False)
@@ -226,7 +226,7 @@ def measure_(
     measure(models, evaluation, threads, input_size or [], as_json=json)
 
 
-@app.command("scan", epilog=steps_help())
+@app.command("scan", short_help="Find out which layers are sensitive.", epilog=steps_help())
 def scan_(
     model: Model,
     step: Annotated[
@@ -245,7 +245,7 @@ def scan_(
     scan(model, step, layers or [], calibration, seed or 0, threads, input_size or [], as_json=json)
 
 
-@app.command("self-test")
+@app.command("self-test", short_help="Compress the sample with every technique.")
 def self_test_() -> None:
     """Compress the bundled sample with every technique and check that the results run."""
     from studio.cli.self_test import self_test
@@ -254,7 +254,7 @@ def self_test_() -> None:
         raise typer.Exit(1)
 
 
-@app.command("import")
+@app.command("import", short_help="Convert a PyTorch file into ONNX.")
 def import_(
     source: Annotated[
         Path, typer.Argument(help="A .safetensors, .pt, .pth or .pt2 file.", show_default=False)
