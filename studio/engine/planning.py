@@ -96,9 +96,8 @@ def ready(listing: Listing, step: Step) -> Listing:
     nodes that compute what is known beforehand.
     """
     technique = find(step.settings)
-    if getattr(technique, "treats_stored", False):
-        return listing
-    listing = with_weights_folded(listing, resolve_layers(step.layers, listing))
+    if not getattr(technique, "treats_stored", False):
+        listing = with_weights_folded(listing, resolve_layers(step.layers, listing))
     return _tidied(listing) if getattr(technique, "tidies", False) else listing
 
 

@@ -41,6 +41,7 @@ class DynamicInt8:
     """See the module."""
 
     settings: type[Settings] = QuantizeDynamic
+    tidies = True  # what is left beside integer products is mostly sizes
     treats_stored = True
 
     def plan(self, listing: Listing, step: Step, context: Context) -> Plan:

@@ -46,6 +46,7 @@ class WeightOnly:
     """See the module."""
 
     settings: type[Settings] = QuantizeWeights
+    tidies = True  # transformers of most exporters compute sizes that are known
     treats_stored = True
 
     def plan(self, listing: Listing, step: Step, context: Context) -> Plan:

@@ -23,7 +23,7 @@ from studio.engine.layers import list_layers
 from studio.engine.planning import plan_step, ready
 from studio.engine.techniques.contract import Context
 from studio.engine.tidy import fold_sizes, tidy
-from studio.records.steps import PruneChannels, Step
+from studio.records.steps import AnySettings, PruneChannels, QuantizeDynamic, QuantizeWeights, Step
 
 NETS = Path(__file__).parents[2] / "data" / "nets"
 F, I = TensorProto.FLOAT, TensorProto.INT64
@@ -176,9 +176,12 @@ def test_a_model_without_computed_sizes_is_returned_as_it_is() -> None:
     assert tidy(listing) is listing
 
 
-def test_pruning_starts_from_the_tidied_model_and_says_what_the_users_costs() -> None:
+@pytest.mark.parametrize(
+    "settings", [PruneChannels(refit=False), QuantizeDynamic(), QuantizeWeights(block=16)]
+)
+def test_steps_start_from_the_tidied_model_and_say_what_the_users_costs(settings: AnySettings) -> None:
     listing = list_layers(load(NETS / "vit.torchscript.onnx"))
-    step = Step(settings=PruneChannels(refit=False))
+    step = Step(settings=settings)
     found = ready(listing, step)
     assert found is ready(listing, step)
     assert len(list(found.model.graph)) < len(list(listing.model.graph))
