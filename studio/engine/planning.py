@@ -7,13 +7,11 @@ a layer that was left out always has its reason.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 
-from studio.base.errors import StudioError
 from studio.base.progress import Progress
 from studio.engine.dataset import Dataset, open_for
 from studio.engine.graph import Model
-from studio.engine.layers import Listing, list_layers, not_finite, with_weights_folded
+from studio.engine.layers import Listing, list_layers, not_finite, resolve_layers, with_weights_folded
 from studio.engine.techniques import find
 from studio.engine.techniques.contract import Context, Drafting, Timing
 from studio.engine.tidy import tidy
@@ -21,27 +19,6 @@ from studio.records import task
 from studio.records.measure import DataSpec
 from studio.records.plan import Plan, Refusal
 from studio.records.steps import Step
-
-
-def resolve_layers(patterns: Sequence[str], listing: Listing) -> tuple[str, ...]:
-    """Names and globs as names of the model's layers, in model order.
-
-    Raises:
-        StudioError: a pattern matches no layer.
-    """
-    names = [layer.name for layer in listing.layers]
-    known = set(names)
-    chosen: set[str] = set()
-    for pattern in patterns:
-        found = {pattern} if pattern in known else {name for name in names if fnmatchcase(name, pattern)}
-        if not found and not (pattern == "*" and not names):
-            raise StudioError(
-                f"No layer is called '{pattern}'",
-                "a name or pattern that matches nothing is an error, so that nothing is skipped in silence",
-                "List the names with: featherweight inspect MODEL",
-            )
-        chosen |= found
-    return tuple(name for name in names if name in chosen)
 
 
 def plan_step(listing: Listing, step: Step, context: Context, broken: frozenset[str] | None = None) -> Plan:

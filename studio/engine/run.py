@@ -18,9 +18,9 @@ from studio.engine import graph, latency
 from studio.engine.cost import constant_cost
 from studio.engine.dataset import Feed
 from studio.engine.graph import Model
-from studio.engine.layers import Listing, list_layers
+from studio.engine.layers import Listing, list_layers, resolve_layers
 from studio.engine.lean import known, make_lean
-from studio.engine.planning import open_calibration, plan_step, ready, resolve_layers
+from studio.engine.planning import open_calibration, plan_step, ready
 from studio.engine.techniques import find
 from studio.engine.techniques.contract import Context
 from studio.records import presets, task

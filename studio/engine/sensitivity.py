@@ -17,8 +17,8 @@ from studio.base.progress import Progress
 from studio.engine import graph
 from studio.engine.accuracy import Reference
 from studio.engine.dataset import Dataset, open_for
-from studio.engine.layers import Listing, list_layers
-from studio.engine.planning import plan_step, ready, resolve_layers
+from studio.engine.layers import Listing, list_layers, resolve_layers
+from studio.engine.planning import plan_step, ready
 from studio.engine.techniques import find
 from studio.engine.techniques.contract import Context
 from studio.records import task

@@ -8,6 +8,7 @@ from studio.engine.layers.find import LayerNode, Listing, list_layers
 from studio.engine.layers.floats import float_weights
 from studio.engine.layers.folding import with_weights_folded
 from studio.engine.layers.inspect import describe, inspect, not_finite, outline
+from studio.engine.layers.names import resolve_layers
 from studio.engine.layers.precision import count_numbers
 from studio.engine.layers.preflight import preflight
 
@@ -22,5 +23,6 @@ __all__ = [
     "not_finite",
     "outline",
     "preflight",
+    "resolve_layers",
     "with_weights_folded",
 ]

@@ -22,7 +22,7 @@ from studio.engine.execute import Array
 from studio.engine.graph import Model, nodes
 from studio.engine.groups.cut import Twins, cut_twins
 from studio.engine.groups.grouping import ChannelGroup, Grouping
-from studio.engine.layers import Listing, list_layers
+from studio.engine.layers import Listing, list_layers, resolve_layers
 from studio.engine.pruning.allocation import Resource, by_budget, by_ratio
 from studio.engine.pruning.oracle import verify
 from studio.engine.pruning.orders import Order
@@ -63,7 +63,8 @@ class ChannelPruning:
         if reason:
             return _refused(listing, step, dict.fromkeys(step.layers, reason))
         grouping = grouping_of(listing)
-        chosen = _chosen(grouping, settings, step.layers)
+        whole = frozenset(resolve_layers(settings.keep, listing))
+        chosen = _chosen(grouping, settings, step.layers, whole)
         kept, reached = _widths(listing, grouping, chosen, settings, context)
         budget = budget_of(settings)
         if budget is not None and reached > budget[1] + 1e-9:
@@ -71,7 +72,7 @@ class ChannelPruning:
             return _refused(listing, step, dict.fromkeys(step.layers, why))
         draft = list_layers(_draft(grouping, kept), dict(listing.input_sizes))
         idle = idle_bodies(listing, context) if settings.refit else frozenset()
-        return _plan(_Found(listing, grouping, chosen, kept, draft, idle), step, settings, context)
+        return _plan(_Found(listing, grouping, chosen, kept, draft, idle, whole), step, settings, context)
 
     def draft(self, listing: Listing, plan: Plan, context: Context) -> Model:  # noqa: ARG002
         """See `Drafting.draft`."""
@@ -118,7 +119,12 @@ _WORDS: dict[Resource, str] = {
 
 @dataclass(frozen=True)
 class _Found:
-    """What planning found out; `idle` are the bodies of Ifs that refit cannot reach, by path."""
+    """What planning found out.
+
+    Attributes:
+        idle: bodies of Ifs that refit cannot reach, by path.
+        whole: layers that keep all their channels, as asked.
+    """
 
     listing: Listing
     grouping: Grouping
@@ -126,6 +132,7 @@ class _Found:
     kept: dict[str, int]
     draft: Listing
     idle: frozenset[str]
+    whole: frozenset[str]
 
 
 def _settings(step: Step) -> PruneChannels:
@@ -156,12 +163,16 @@ def _refused(listing: Listing, step: Step, reasons: Mapping[str, str]) -> Plan:
     )  # fmt: skip
 
 
-def _chosen(grouping: Grouping, settings: PruneChannels, layers: Sequence[str]) -> tuple[ChannelGroup, ...]:
-    """Groups that a chosen layer makes channels of, of the kinds asked for."""
+def _chosen(
+    grouping: Grouping, settings: PruneChannels, layers: Sequence[str], whole: frozenset[str]
+) -> tuple[ChannelGroup, ...]:
+    """Groups that a chosen layer makes channels of, of the kinds asked for; none that must stay whole."""
     kinds = {"whole": {"plain", "outer"}, "within": {"plain", "inner"}, "both": {"plain", "outer", "inner"}}
     wanted = set(layers)
     return tuple(
-        g for g in grouping.groups if g.kind in kinds[settings.inside] and wanted.intersection(g.leaders)
+        g
+        for g in grouping.groups
+        if g.kind in kinds[settings.inside] and wanted.intersection(g.leaders) and whole.isdisjoint(g.leaders)
     )
 
 
@@ -281,6 +292,11 @@ def _why(found: _Found, name: str, blocked: Mapping[str, str], settings: PruneCh
     groups = [g for g in found.grouping.groups if name in g.leaders]
     if not groups:
         return "nothing is known of its channels"
+    if name in found.whole:
+        return "it is kept whole, as asked"
+    tied = sorted(found.whole & {leader for g in groups for leader in g.leaders})
+    if tied:
+        return f"its channels go with those of '{tied[0]}', which is kept whole"
     if not any(g in found.chosen for g in groups):
         return "its heads and the dimensions within them are left whole by these settings"
     width = min(g.record.width for g in groups)

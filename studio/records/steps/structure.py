@@ -174,6 +174,15 @@ class PruneChannels(Settings, frozen=True, kw_only=True, tag="prune_channels"):
             extra_json_schema={"advanced": True},
         ),
     ] = 1
+    keep: Annotated[
+        tuple[str, ...],
+        Meta(
+            title="Kept whole",
+            description="Names or globs of layers that keep all their channels, and with them whatever would have to "
+            "narrow together.",
+            extra_json_schema={"advanced": True},
+        ),
+    ] = ()
 
     @property
     def budget(self) -> tuple[float, str] | None:

@@ -293,3 +293,24 @@ def test_a_layer_that_a_budget_spares_is_told_so():
 def test_a_layer_that_no_faster_width_is_near_is_told_so():
     plan = plan_of(listing_of("depthwise_se"), PruneChannels(ratio=0.1, refit=False), Context(threads=1))
     assert any("no fewer than its 24 channels would be faster" in refusal.reason for refusal in plan.refusals)
+
+
+def test_a_layer_kept_whole_keeps_its_channels_and_so_does_what_is_tied_to_it():
+    listing = listing_of("residual")
+    settings = PruneChannels(ratio=0.25, round_to=1, refit=False)
+    free = plan_of(listing, settings, Context())
+    group = next(g for g in free.groups if g.keep is not None and sum(m.axis == "out" for m in g.members) > 1)
+    first, *tied = [m.layer for m in group.members if m.axis == "out"]
+    settings = PruneChannels(ratio=0.25, round_to=1, refit=False, keep=(first,))
+    plan = plan_of(listing, settings, Context())
+    cut = {g.name for g in plan.groups if g.keep is not None}
+    assert cut == {g.name for g in free.groups if g.keep is not None} - {group.name}
+    plan = plan_of(listing, settings, Context(), layers=(first, *tied))
+    reasons = {r.layer: r.reason for r in plan.refusals}
+    assert reasons.pop(first) == "it is kept whole, as asked"
+    assert reasons == dict.fromkeys(tied, f"its channels go with those of '{first}', which is kept whole")
+
+
+def test_a_name_kept_whole_that_matches_nothing_is_an_error():
+    with pytest.raises(StudioError, match="No layer is called 'stem'"):
+        plan_of(listing_of("residual"), PruneChannels(keep=("stem",)), Context())
