@@ -56,7 +56,7 @@ Steps = Annotated[
     typer.Option(
         "--step",
         metavar="NAME:key=value,…",
-        help="A technique with its settings; may be repeated.",
+        help="A technique with its settings, lists joined by |; may be repeated.",
         show_default=False,
     ),
 ]
