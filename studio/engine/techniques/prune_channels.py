@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx_ir as ir
 
 from studio.base.errors import StudioError
 from studio.engine.dataset import open_for
@@ -27,6 +28,7 @@ from studio.engine.pruning.allocation import Resource, by_budget, by_ratio
 from studio.engine.pruning.oracle import verify
 from studio.engine.pruning.orders import Order
 from studio.engine.pruning.refit import Refit, behind
+from studio.engine.pruning.unheard import absorb
 from studio.engine.techniques.channel_orders import (
     BY_GRADIENTS,
     NEEDS_DATA,
@@ -103,6 +105,8 @@ class ChannelPruning:
         words = {action.layer: action.what for action in plan.actions}
         if settings.refit and context.calibration is not None:
             _refit(listing, grouping, gone, twins, words, context)
+        if count := absorb(twins.copy, _narrower(grouping, kept, twins).__contains__):
+            context.note(f"{count} biases of keys and values that attention does not hear are gone")
         for name, what in words.items():
             context.treated(twins.copy, name, what)
         context.progress.tick(1.0)
@@ -220,7 +224,16 @@ def _first(order: Order, count: int) -> Array:
 
 def _draft(grouping: Grouping, kept: Mapping[str, int]) -> Model:
     """The structure of the result: some channels are gone, as many as will be."""
-    return cut_twins(grouping.trace, grouping.narrowed(kept)).copy
+    twins = cut_twins(grouping.trace, grouping.narrowed(kept))
+    absorb(twins.copy, _narrower(grouping, kept, twins).__contains__, structure=True)
+    return twins.copy
+
+
+def _narrower(grouping: Grouping, kept: Mapping[str, int], twins: Twins) -> set[ir.Node]:
+    """The nodes of the layers that lose channels, in the copy."""
+    groups = [g.record for g in grouping.groups]
+    names = {m.layer for g in groups if kept.get(g.name, g.width) < g.width for m in g.members}
+    return {twins.nodes[node] for node, name in grouping.names.items() if name in names}
 
 
 def _kept(plan: Plan) -> dict[str, int]:
