@@ -97,12 +97,12 @@ class _Cut:
     # ------------------------------------------------------------------ constants
 
     def _constants(self) -> None:
+        """Uses of a constant that lose the same channels share what is left, whichever those are: so a plan is exact."""
         by_value: dict[ir.Value, list[tuple[Constant, tuple[bytes | None, ...]]]] = defaultdict(list)
         for held in self._trace.constants.values():
-            masks = tuple(None if (m := self._mask(axis)) is None else m.tobytes() for axis in held.labels)
-            by_value[held.value].append((held, masks))
+            by_value[held.value].append((held, tuple(map(self._loses, held.labels))))
         for value, uses in by_value.items():
-            wanted = {masks for _, masks in uses}
+            wanted = {lost for _, lost in uses}
             if wanted == {(None,) * len(uses[0][0].labels)}:
                 continue
             twin = self.twins.values[value]
@@ -110,15 +110,21 @@ class _Cut:
                 set_constant(twin, self._sliced(twin, uses[0][0].labels))
                 continue
             made: dict[tuple[bytes | None, ...], ir.Value] = {}
-            for held, masks in uses:
-                if held.use is None or all(m is None for m in masks):
+            for held, lost in uses:
+                if held.use is None or all(axis is None for axis in lost):
                     continue
                 node = self._node(held.use[0])
-                if masks not in made:
-                    made[masks] = add_constant(
+                if lost not in made:
+                    made[lost] = add_constant(
                         self._model, self._graph(node), f"{value.name}_kept", self._sliced(twin, held.labels)
                     )
-                node.replace_input_with(held.use[1], made[masks])
+                node.replace_input_with(held.use[1], made[lost])
+
+    def _loses(self, axis: Axis | None) -> bytes | None:
+        """What tells apart the channels of axes that change; None for one that does not."""
+        if axis is None or self._mask(axis) is None:
+            return None
+        return self._trace.atoms.parts(axis).tobytes()
 
     def _sliced(self, value: ir.Value, labels: Labels) -> ir.TensorProtocol:
         source = constant(value)
@@ -143,8 +149,12 @@ class _Cut:
             twin = self.twins.values[value]
             if twin.shape is None or not any(lengths) or len(twin.shape) != len(lengths):
                 continue
+            # A symbolic size that changes is one of several samples together: nothing is said of it any more.
             twin.shape = ir.Shape(
-                [d if length is None else length[1] for d, length in zip(twin.shape, lengths, strict=True)]
+                [
+                    d if length is None else length[1] if isinstance(d, int) else None
+                    for d, length in zip(twin.shape, lengths, strict=True)
+                ]
             )
 
     # ------------------------------------------------------------------ repairs
@@ -312,12 +322,12 @@ class _Cut:
             gather.outputs[0].type = source.type
         graph.insert_before(node, gather)
         node.replace_input_with(0, gather.outputs[0])
-        self._widen(node, repair.axis)
+        dims = self._trace.dims(repair.node.inputs[0])
+        self._widen(node, repair.axis, None if dims is None else len(dims))
 
-    def _widen(self, node: ir.Node, axis: int) -> None:
+    def _widen(self, node: ir.Node, axis: int, rank: int | None) -> None:
         """Let a Slice take all of one axis."""
         everything = {"starts": 0, "ends": np.iinfo(np.int64).max, "steps": 1}
-        rank = len(node.outputs[0].shape) if node.outputs[0].shape is not None else None
         if "starts" in node.attributes:
             starts = list(node.attributes["starts"].as_ints())
             axes = (
