@@ -24,7 +24,7 @@ import yaml
 
 from studio.base.errors import StudioError
 from studio.records import presets
-from studio.records.base import convert, replace
+from studio.records.base import convert, expected, replace
 from studio.records.measure import DataSpec, data_spec_text
 from studio.records.steps import SETTINGS, AnySettings, Recipe, Settings, Step
 
@@ -132,19 +132,11 @@ def _check_value(kind: type[Settings], key: str, value: object, what: str) -> No
     try:
         msgspec.convert({key: value}, kind, strict=False)
     except msgspec.ValidationError as error:
-        must = _must(str(error), _literals(get_type_hints(kind)[key]))
-        raise StudioError(f"Cannot use {what}", f"{key} must be {must}, not {value!r}") from error
-
-
-def _must(message: str, choices: tuple[object, ...]) -> str:
-    """Msgspec's complaint in words."""
-    if choices:
-        return f"one of {', '.join(map(str, choices))}"
-    bound = re.search(r"([<>]=?) ([-+.\de]+)", message)
-    if bound:
-        return {"<": "below", ">": "above", "<=": "at most", ">=": "at least"}[bound[1]] + f" {bound[2]}"
-    kinds = {"bool": "yes or no", "int": "a whole number", "float": "a number", "array": "a list"}
-    return next((words for name, words in kinds.items() if f"`{name}" in message), "something else")
+        choices = _literals(get_type_hints(kind)[key])
+        must = f"one of {', '.join(map(str, choices))}" if choices else expected(str(error))
+        raise StudioError(
+            f"Cannot use {what}", f"{key} must be {must or 'something else'}, not {value!r}"
+        ) from error
 
 
 def _literals(hint: object) -> tuple[object, ...]:

@@ -6,6 +6,7 @@ microseconds, and validate what arrives. Unions are tagged, so that `match` and 
 
 from __future__ import annotations
 
+import re
 from typing import Any, TypeVar
 
 import msgspec
@@ -56,4 +57,24 @@ def convert(value: Any, kind: type[R], what: str) -> R:
     try:
         return msgspec.convert(value, type=kind, strict=False)
     except msgspec.ValidationError as error:
-        raise StudioError(f"Cannot use {what}", str(error)) from error
+        raise StudioError(f"Cannot use {what}", _in_words(str(error))) from error
+
+
+def expected(complaint: str) -> str:
+    """What msgspec would have taken, in words: 'at least 0', 'a whole number'; '' where it does not say."""
+    bound = re.search(r"([<>]=?) ([-+.\de]+)", complaint)
+    if bound:
+        return {"<": "below", ">": "above", "<=": "at most", ">=": "at least"}[bound[1]] + f" {bound[2]}"
+    kinds = {"bool": "yes or no", "int": "a whole number", "float": "a number", "array": "a list"}
+    return next((words for name, words in kinds.items() if f"Expected `{name}" in complaint), "")
+
+
+def _in_words(complaint: str) -> str:
+    """Msgspec's complaint about one field of a record as a person would put it."""
+    parts = re.fullmatch(r"(.*) - at `\$(?:.*\.)?(\w+)`", complaint)
+    if parts is None:
+        return complaint
+    if unknown := re.fullmatch(r"Invalid enum value (.*)", parts[1]):
+        return f"{parts[2]} cannot be {unknown[1]}"
+    must = expected(parts[1])
+    return f"{parts[2]} must be {must}" if must else complaint

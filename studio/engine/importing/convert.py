@@ -15,6 +15,7 @@ import numpy as np
 
 from studio.base.errors import StudioError
 from studio.base.progress import Progress
+from studio.base.units import counted
 from studio.engine import execute, graph
 from studio.engine.graph import Model
 from studio.engine.importing.child import Answer, Request
@@ -51,7 +52,7 @@ def import_model(asked: task.Import, progress: Progress) -> task.Imported:
     if folded := sum(n.op_type == "BatchNormalization" for n in read.graph) - sum(
         n.op_type == "BatchNormalization" for n in model.graph
     ):
-        notes.append(f"{folded} batch normalisations moved into the convolutions before them.")
+        notes.append(f"{counted(folded, 'batch normalisation')} moved into the convolutions before.")
     if lost:
         notes.append(f"{lost} of {len(answer.names)} parameters have another name in the ONNX model.")
     return task.Imported(

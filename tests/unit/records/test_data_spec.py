@@ -38,6 +38,9 @@ def test_a_colon_in_a_path_is_a_colon(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("nowhere.npz", "no file or folder"),
+        ("random:limit=-1", "limit must be at least 0."),
+        ("random:seed=x", "seed must be a whole number."),
+        (".:kind=odd", "kind cannot be 'odd'."),
         (".:colour=red", "Known are: kind"),
         (".:limit=x", "limit"),
         (".:height=0", "height"),
