@@ -16,12 +16,14 @@ from onnx.helper import (
     make_tensor,
     make_tensor_value_info,
 )
+from onnx.numpy_helper import from_array
 
 from studio.engine import execute
 from studio.engine.graph import Model, constant, load
 from studio.engine.layers import list_layers
 from studio.engine.planning import plan_step, ready
 from studio.engine.techniques.contract import Context
+from studio.engine.techniques.prune_channels import ChannelPruning
 from studio.engine.tidy import fold_sizes, tidy
 from studio.records.steps import AnySettings, PruneChannels, QuantizeDynamic, QuantizeWeights, Step
 
@@ -34,15 +36,15 @@ def model_of(
     inputs: dict[str, list[int | str]],
     tmp_path: Path,
     opset: int = 17,
-    **sizes: list[int],
+    **stored: list[int] | np.ndarray,
 ) -> Model:
-    """A model from `inputs` to 'y', with integer constants."""
+    """A model from `inputs` to 'y', with stored integers and weights."""
     graph = make_graph(
         nodes,
         "sizes",
         [make_tensor_value_info(name, F, dims) for name, dims in inputs.items()],
         [make_tensor_value_info("y", F, None)],
-        [make_tensor(name, I, [len(v)], v) for name, v in sizes.items()],
+        [from_array(np.asarray(v), name) for name, v in stored.items()],
     )
     path = tmp_path / "model.onnx"
     onnx.save(make_model(graph, opset_imports=[make_opsetid("", opset)], ir_version=8), path)
@@ -186,3 +188,25 @@ def test_steps_start_from_the_tidied_model_and_say_what_the_users_costs(settings
     assert found is ready(listing, step)
     assert len(list(found.model.graph)) < len(list(listing.model.graph))
     assert plan_step(listing, step, Context(threads=1)).before == listing.cost
+
+
+def test_halves_whose_bounds_were_computed_are_pruned_like_any_others(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    nodes = [
+        make_node("MatMul", ["x", "w"], ["h"], name="wide"),
+        *size_of("h", 2),
+        make_node("Div", ["h2", "two"], ["half"]),
+        make_node("Slice", ["h", "start", "half", "last"], ["a"]),
+        make_node("Slice", ["h", "half", "h2", "last"], ["b"]),
+        make_node("Sigmoid", ["b"], ["gate"]),
+        make_node("Mul", ["a", "gate"], ["gated"]),
+        make_node("MatMul", ["gated", "o"], ["y"], name="out"),
+    ]
+    weights = {"w": rng.standard_normal((6, 16)).astype("f4"), "o": rng.standard_normal((8, 3)).astype("f4")}
+    model = model_of(nodes, {"x": ["N", "T", 6]}, tmp_path, two=[2], start=[0], last=[-1], **weights)
+    listing, context = list_layers(model), Context(threads=1, agreed=True)
+    step = Step(settings=PruneChannels(ratio=0.5, refit=False))
+    plan = plan_step(listing, step, context)
+    result = ChannelPruning().apply(ready(listing, step), plan, context)
+    assert list_layers(result).cost == plan.after
+    assert plan.after.parameters == (6 * 8 + 4 * 3)
