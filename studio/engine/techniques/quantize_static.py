@@ -15,6 +15,7 @@ import numpy as np
 
 from studio.base.errors import StudioError
 from studio.base.progress import Progress
+from studio.base.units import counted
 from studio.engine.dataset import Dataset
 from studio.engine.graph import Model, constant
 from studio.engine.layers import LayerNode, Listing
@@ -30,6 +31,8 @@ from studio.engine.techniques.contract import Context
 from studio.records.base import replace
 from studio.records.plan import Plan, Refusal
 from studio.records.steps import QuantizeStatic, Settings, Step
+
+_FEW = 8  # samples from which no range is to be trusted
 
 
 class StaticInt8:
@@ -283,4 +286,9 @@ def _about_data(context: Context) -> list[str]:
         )
     if calibration.random:
         notes.append("The calibration data are random: ranges and accuracy will be wrong for real inputs.")
+    elif calibration.samples < _FEW:
+        few = counted(calibration.samples, "sample")
+        notes.append(
+            f"Ranges are taken from only {few}: other inputs may lie outside of them. A few dozen are enough."
+        )
     return notes

@@ -83,6 +83,7 @@ def test_the_plan_tells_the_forecast(wide: Path) -> None:
     step = Step(settings=QuantizeStatic())
     told = plan_step(listing, step, Context(calibration=data, preview=True, threads=1)).notes
     assert any("of memory" in note for note in told)
+    assert any("only 4 samples" in note for note in told)
     assert not any("of memory" in note for note in plan_step(listing, step, Context(preview=True)).notes)
 
 
