@@ -33,7 +33,13 @@ def test_channels_of_images_keep_widths_that_are_fast_here(width: int, keep: flo
 def test_one_block_that_pointwise_convolutions_read_stays_whole() -> None:
     assert rounded(16, 8, 0, 1, "pointwise") == 16
     assert rounded(16, 8, 1, 1, "pointwise") == 8
-    assert rounded(12, 6, 0, 1, "pointwise") == 6
+
+
+@pytest.mark.parametrize(
+    ("width", "keep", "kept"), [(12, 6, 8), (12, 4, 4), (8, 2.4, 4), (8, 6, 8), (2, 1, 2)]
+)
+def test_below_one_block_depthwise_layers_keep_their_layout(width: int, keep: float, kept: int) -> None:
+    assert rounded(width, keep, 0, 1, "pointwise") == kept
 
 
 def test_narrow_matrices_are_free_down_to_one_block() -> None:
