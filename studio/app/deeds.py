@@ -55,7 +55,7 @@ def compress(desk: Desk, *, agreed: bool) -> int:
     if not steps:
         raise StudioError("Nothing is staged", hint="Choose layers and a treatment first.")
     recipe = Recipe(steps=steps, seed=project.seed)
-    title = f"Compress {units.counted(len(project.staged), 'layer')}"
+    title = f"Compress {units.counted(board.view.to_treat, 'layer')}"
     known = project.find(head.id, recipe, project.calibration)
     if known is not None and Path(known.file).is_file():
         return _go_to_known(desk, known, title)

@@ -69,6 +69,14 @@ class View(Record, frozen=True, kw_only=True):
     redo_text: str = ""
 
     @property
+    def to_treat(self) -> int:
+        """How many of the staged layers compressing would treat: those that no plan refuses as far as it is known."""
+        staged = self.project.staged if self.project is not None else ()
+        treated = {action.layer for plan in self.plans for action in plan.actions}
+        refused = {refusal.layer for plan in self.plans for refusal in plan.refusals} - treated
+        return sum(name not in refused for name in staged)
+
+    @property
     def predicted_ms(self) -> float | None:
         """Latency of the head once the staged treatments are carried out; None where it cannot be said."""
         current = self.project.current if self.project is not None else None

@@ -70,3 +70,10 @@ def test_static_integers_come_first_in_a_chain_whatever_the_order_of_layers(open
     project = opened.view.project
     assert project is not None
     assert [step.layers for step in project.steps()] == [("head",), ("body",), ("stem",)]
+
+
+def test_layers_that_refuse_are_not_counted_among_those_to_compress(picky: Session, until: Until) -> None:
+    picky.set_treatment(["stem", "body", "head"], "quantize", Fp16())
+    assert picky.view.to_treat == 3  # nothing is known yet
+    until(lambda: bool(picky.view.plans) and not picky.view.planning)
+    assert picky.view.to_treat == 2
