@@ -30,7 +30,8 @@ from studio.engine.pruning.elimination import made_up
 from studio.engine.pruning.oracle import watched
 from studio.engine.pruning.orders import Order, Reader
 
-_PROBES = (0.2, 0.5, 0.7, 0.9)  # shares of a group's channels
+_SHARES = (0.2, 0.5, 0.7, 0.9)  # of a group's channels
+PROBES = len(_SHARES)
 
 
 def heard(
@@ -51,7 +52,7 @@ def heard(
     for name in progress.over(list(readers), lambda n: f"Probe {n}"):
         order = orders[name]
         marks = [(0.0, 0.0)]
-        for share in _PROBES:
+        for share in _SHARES:
             count = max(1, int(share * len(order.channels)))
             twins = Twins(trace.model)
             for reader in readers[name]:

@@ -6,7 +6,11 @@ The one thing to know: nothing here depends on how many channels go, so a slider
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import prod
 
+import numpy as np
+
+from studio.engine.execute import Array
 from studio.engine.graph import Model
 from studio.engine.groups.grouping import Grouping, find_groups
 from studio.engine.groups.trace import trace
@@ -21,7 +25,7 @@ from studio.engine.pruning.criteria import (
     felt_values,
     readers,
 )
-from studio.engine.pruning.gains import heard, heard_together, unseen
+from studio.engine.pruning.gains import PROBES, heard, heard_together, unseen
 from studio.engine.pruning.moments import second_moments
 from studio.engine.pruning.orders import Order, Reader
 from studio.engine.techniques.contract import Context
@@ -29,7 +33,9 @@ from studio.records.steps import PruneChannels
 
 BY_GRADIENTS = {"taylor", "fisher"}
 NEEDS_DATA = {"activation", "obs"} | BY_GRADIENTS
-_PROBE_SAMPLES = 32
+# Samples on which every group is probed: fewer where a probe is dear, so that large models take no minutes.
+_PROBE_SAMPLES, _LEAST_PROBE_SAMPLES = 32, 8
+_PROBE_MACS = 3e12
 _GRADIENT_SAMPLES = 64
 _BRANCH_SAMPLES = 32
 # Share of a group's channels whose order a budget knows exactly; beyond it, the order of that moment holds.
@@ -186,10 +192,23 @@ def weighed(
     if isinstance(found, dict):
         return found
     reading = {name: r for name, r in _readers(listing, grouping, context).items() if name in limits}
-    feeds = unseen(context.calibration.feeds(), _PROBE_SAMPLES)
+    samples = _affordable(listing, len(reading), next(iter(context.calibration.feeds(1))))
+    feeds = unseen(context.calibration.feeds(), samples)
     made = heard(grouping, reading, orders, feeds, context.progress.part(0.2, 0.3), context.threads)
     memo[key] = made
     return made
+
+
+def _affordable(listing: Listing, groups: int, feed: Mapping[str, Array]) -> int:
+    """How many samples to probe so many groups on, judged by one of them; its size may not be the listing's."""
+    sized = []
+    for value in listing.model.graph.inputs:
+        sizes = [d for d in listing.shapes.of(value) or () if isinstance(d, int)]
+        array = feed.get(value.name or "")
+        if array is not None and sizes:
+            sized.append(array.size / max(1, prod(sizes)))
+    work = groups * PROBES * (listing.cost.macs or 0) * max(sized, default=1.0)
+    return int(np.clip(_PROBE_MACS / max(1.0, work), _LEAST_PROBE_SAMPLES, _PROBE_SAMPLES))
 
 
 def judge_of(

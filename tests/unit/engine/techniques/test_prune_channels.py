@@ -314,3 +314,18 @@ def test_a_layer_kept_whole_keeps_its_channels_and_so_does_what_is_tied_to_it():
 def test_a_name_kept_whole_that_matches_nothing_is_an_error():
     with pytest.raises(StudioError, match="No layer is called 'stem'"):
         plan_of(listing_of("residual"), PruneChannels(keep=("stem",)), Context())
+
+
+def test_a_group_is_probed_on_fewer_samples_where_that_is_dear(tmp_path, monkeypatch):
+    listing = listing_of("residual")
+    context = context_of(listing, tmp_path)
+    asked = []
+    unseen = channel_orders.unseen
+    monkeypatch.setattr(
+        channel_orders, "unseen", lambda feeds, samples: asked.append(samples) or unseen(feeds, samples)
+    )
+    plan_of(listing, PruneChannels(macs=0.7), context)
+    monkeypatch.setattr(channel_orders, "_PROBE_MACS", 1.0)
+    plan_of(listing_of("residual"), PruneChannels(macs=0.7), context)
+    assert asked[0] == 32
+    assert 8 in asked
