@@ -70,9 +70,9 @@ class ToolBar(QToolBar):
         """Name what compressing would do, and fill the one button that comes next."""
         compress, scan = self._buttons["compress.run"], self._buttons["analyze.scan"]
         project = view.project
-        staged, count = len(project.staged) if project else 0, view.to_treat
+        staged, treated = len(project.staged) if project else 0, view.to_treat
         running = any(job.kind == "compress" and job.active for job in view.jobs)
-        words = f"Compress {units.counted(count, 'layer')}" if staged else "Compress"
+        words = f"Compress {units.counted(treated, 'layer')}" if staged else "Compress"
         compress.setText(f"{words} ▸" if staged else words)
         compress.setAccessibleName(words)
         for key, tool in self._buttons.items():
@@ -83,7 +83,7 @@ class ToolBar(QToolBar):
         scanning = any(job.kind == "scan" and job.active for job in view.jobs)
         made = version is not None and version.parent is not None
         unknown = version is not None and version.info is not None and not version.scans and not scanning
-        set_role(compress, "primary" if count else "")
+        set_role(compress, "primary" if treated else "")
         set_role(scan, "primary" if unknown and not staged and not made else "")
         set_role(self._buttons["file.export"], "primary" if made and not staged else "")
         self._show_data(view)
