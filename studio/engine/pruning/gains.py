@@ -21,7 +21,7 @@ import onnx_ir as ir
 from studio.base.progress import Progress
 from studio.engine.edit import set_constant
 from studio.engine.execute import run, session
-from studio.engine.graph import Model, constant, copy
+from studio.engine.graph import constant
 from studio.engine.groups.atoms import Array
 from studio.engine.groups.cut import Twins
 from studio.engine.groups.grouping import Grouping
@@ -47,17 +47,20 @@ def heard(
     Groups that no layer with statistics reads keep their own errors.
     """
     trace = grouping.trace
-    reference = _outputs(trace, Twins(trace.model), feeds, threads)
+    twins = Twins(trace.model)
+    reference = _outputs(trace, twins, feeds, threads)
     found = dict(orders)
     for name in progress.over(list(readers), lambda n: f"Probe {n}"):
         order = orders[name]
         marks = [(0.0, 0.0)]
         for share in _SHARES:
             count = max(1, int(share * len(order.channels)))
-            twins = Twins(trace.model)
+            whole = _stored(readers[name], twins)
             for reader in readers[name]:
                 _make_up(reader, _columns(reader, order, count), order.damping, twins)
             noise = _noise(reference, _outputs(trace, twins, feeds, threads))
+            for value, tensor in whole.items():
+                set_constant(value, tensor)
             marks.append((float(order.error[count]), max(noise, marks[-1][1])))
         found[name] = Order(order.channels, _curve(order.error, marks), order.damping)
     return found
@@ -118,6 +121,12 @@ def unseen(feeds: Iterable[Mapping[str, Array]], samples: int) -> list[dict[str,
     ]
 
 
+def _stored(readers: Sequence[Reader], twins: Twins) -> dict[ir.Value, ir.TensorProtocol]:
+    """Weights and biases of layers in a copy, as they are."""
+    values = (v for reader in readers for v in twins.nodes[reader.node].inputs[1:3] if v is not None)
+    return {value: tensor for value in values if (tensor := constant(value)) is not None}
+
+
 def _make_up(reader: Reader, columns: Array, damping: float, twins: Twins) -> None:
     """Take columns of one reader away in a copy, the others making up for them as one half of the samples says."""
     w = made_up(reader, columns, damping, 0)
@@ -138,8 +147,8 @@ def _make_up(reader: Reader, columns: Array, damping: float, twins: Twins) -> No
 def _outputs(
     trace: Trace, twins: Twins, feeds: Sequence[Mapping[str, Array]], threads: int
 ) -> list[list[Array]]:
-    """The last values in front of saturating operators, for every feed."""
-    exposed: Model = copy(twins.copy)
+    """The last values in front of saturating operators, for every feed; the copy gets them as outputs."""
+    exposed = twins.copy
     by_name = {v.name: v for node in exposed.graph for v in node.outputs}
     present = {v.name for v in exposed.graph.outputs}
     names = [twins.values[v].name or "" for v in watched(trace)]
