@@ -18,6 +18,7 @@ from studio.engine.pruning.orders import Order, Reader
 
 _DAMPINGS = (0.03, 0.1)
 _TRIED = 0.3  # share of the channels that go when dampings are compared
+_ASKED = 256  # outputs that a layer answers for then
 _ROUNDS = 32  # to remove all channels; a round brings W and H⁻¹ up to date
 _TINY = 1e-12
 
@@ -27,34 +28,51 @@ def by_elimination(readers: Sequence[Reader], limit: int) -> Order:
 
     A few images, however many positions they have, do not tell how a thousand channels hang together.
     """
-    errors = [sum(held_out(reader, damping) for reader in readers) for damping in _DAMPINGS]
+    errors = np.sum([held_out(reader, _DAMPINGS) for reader in readers], axis=0)
     return eliminate(readers, limit, _DAMPINGS[int(np.argmin(errors))])
 
 
-def held_out(reader: Reader, damping: float) -> float:
+def held_out(reader: Reader, dampings: Sequence[float]) -> Array:
     """Share of the output's power that is wrong on one half of the samples after make-up learned on the other.
 
-    Every third channel goes, so that the question is the same for every damping.
+    Every third channel goes, so that the question is the same for every damping (dampings,). A wide layer answers
+    for some of its outputs.
     """
     count = len(reader.columns)
     gone = reader.columns[:: round(1 / _TRIED)] if count > 1 else reader.columns
-    w = made_up(reader, gone.reshape(-1), damping, 0)
-    h, change = reader.moments(1), w - reader.w
-    return float(((change @ h) * change).sum() / max(((reader.w @ h) * reader.w).sum(), 1e-30))
+    taught, h = reader.moments(0), reader.moments(1)
+    w = reader.w[:: -(-len(reader.w) // _ASKED)]
+    power = max(float(((w @ h) * w).sum()), 1e-30)
+    changes = [_made_up(w, taught, gone.reshape(-1), damping) - w for damping in dampings]
+    return np.array([float(((change @ h) * change).sum()) / power for change in changes])
 
 
 def made_up(reader: Reader, columns: Array, damping: float, half: int | None = None) -> Array:
     """W (rows, cols) without some columns, the others making up for them on a half of the samples (None = all)."""
-    h = reader.moments(half)
+    return _made_up(reader.w, reader.moments(half), columns, damping)
+
+
+def _made_up(w: Array, h: Array, columns: Array, damping: float) -> Array:
     stay = np.setdiff1d(np.arange(len(h)), columns)
     kept = h[stay]
     damped = kept[:, stay]
     damped[np.diag_indices_from(damped)] += damping * max(float(np.mean(np.diag(h))), _TINY)
-    w = np.zeros_like(reader.w)
-    w[:, stay] = reader.w[:, stay]
+    found = np.zeros_like(w)
+    found[:, stay] = w[:, stay]
     if len(stay):
-        w[:, stay] += np.linalg.solve(damped, kept[:, columns] @ reader.w[:, columns].T).T
-    return w
+        found[:, stay] += _solved(damped, kept[:, columns] @ w[:, columns].T).T
+    return found
+
+
+def _solved(damped: Array, wanted: Array) -> Array:
+    """What a damped H makes of some columns; H is symmetric, and positive but for rounding."""
+    from scipy.linalg import LinAlgError, cho_factor, cho_solve
+
+    try:
+        factor = cho_factor(damped, lower=True, check_finite=False)
+    except LinAlgError:
+        return np.asarray(np.linalg.solve(damped, wanted))
+    return np.asarray(cho_solve(factor, wanted, check_finite=False))
 
 
 def eliminate(readers: Sequence[Reader], limit: int, damping: float) -> Order:
@@ -140,4 +158,5 @@ def inverse(hessian: Array, damping: float) -> Array:
     if failed:
         return inverse(hessian, 10 * damping)
     found, _ = dpotri(factor, lower=1)
-    return np.asarray(np.tril(found) + np.tril(found, -1).T)
+    np.copyto(found, found.T, where=~np.tri(len(found), dtype=bool))
+    return np.asarray(found)
