@@ -410,13 +410,9 @@ def _refit(
         name = names.get(target.old, "")
         if name in words:
             context.treated(twins.copy, name, words.pop(name))
-    context.note(f"{done} layers refitted on {sum(_batch(f) for f in feeds)} samples")
+    context.note(f"{done} layers refitted on {min(samples, room)} samples")
     if done < len(targets):
         context.note(f"{len(targets) - done} layers not refitted: no calibration sample comes to them")
-
-
-def _batch(feed: Mapping[str, Array]) -> int:
-    return max((len(a) for a in feed.values() if a.ndim), default=1)
 
 
 def _seed(context: Context) -> int:

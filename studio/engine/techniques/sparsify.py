@@ -140,7 +140,7 @@ def _reason(layer: LayerNode, settings: Sparsify, context: Context) -> str:
         tensor = constant(target.value)
         size = int(tensor.shape.numpy()[target.in_axis]) if tensor is not None else 0
         if size % run[1]:
-            return f"each output reads {size} channels, which do not divide into runs of {run[1]}"
+            return f"the number of channels that each output reads, {size}, is no multiple of {run[1]}"
     return ""
 
 

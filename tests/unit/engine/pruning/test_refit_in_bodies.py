@@ -181,3 +181,12 @@ def test_where_samples_take_every_branch_nothing_is_asked(tmp_path):
     plan = plan_step(listing, Step(settings=PruneChannels(ratio=0.4), layers=("*",)), context)
     assert not plan.questions
     assert not any("branch" in note for note in plan.notes)
+
+
+def test_the_samples_of_a_refit_are_counted_whatever_shape_the_inputs_have(tmp_path):
+    listing, context, _ = opened(rounds(), tmp_path)
+    notes: list[str] = []
+    told = Context(calibration=context.calibration, threads=1, note=notes.append)
+    plan = plan_step(listing, Step(settings=PruneChannels(ratio=0.4, criterion="l2"), layers=("*",)), told)
+    ChannelPruning().apply(listing, plan, told)
+    assert any(note.endswith(f"on {SAMPLES} samples") for note in notes)
