@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx_ir as ir
 
 from studio.base.progress import Progress
-from studio.engine.graph import constant
+from studio.engine.graph import Model, constant, graphs
 from studio.engine.groups.atoms import Array, Axis
 from studio.engine.groups.grouping import ChannelGroup, Grouping
 from studio.engine.groups.trace import Reading, Trace
@@ -24,7 +25,7 @@ from studio.engine.pruning.orders import Order, Reader
 
 @dataclass(frozen=True)
 class Consumer:
-    """A layer of the main graph that sums over channels, as a matrix, with the second moments of its input."""
+    """A layer that sums over channels, as a matrix, with the second moments of its input."""
 
     reading: Reading
     view: Linear
@@ -40,24 +41,27 @@ class Consumer:
 
 
 def consumers(trace: Trace) -> dict[str, Consumer]:
-    """Layers of the main graph whose summed channels may go, by the name of their first output."""
+    """Layers whose summed channels may go, by the path and name of their first output, as values are streamed."""
     found: dict[str, Consumer] = {}
-    main = set(trace.model.graph)
+    called = _streamed(trace.model)
     for reading in trace.readings:
         node = reading.node
         tensor = constant(node.inputs[1]) if len(node.inputs) > 1 else None
         source = node.inputs[0]
-        if (
-            node not in main
-            or tensor is None
-            or reading.position != 0
-            or source is None
-            or node.inputs[1] is None
-        ):
+        if tensor is None or reading.position != 0 or source is None or node.inputs[1] is None:
             continue
         view = linear(node, tuple(int(d) for d in tensor.shape.numpy()))
         if view is not None and view.groups == 1:
-            found[node.outputs[0].name or ""] = Consumer(reading, view, source.name or "")
+            found[called[node.outputs[0]]] = Consumer(reading, view, called.get(source, source.name or ""))
+    return found
+
+
+def _streamed(model: Model) -> dict[ir.Value, str]:
+    """The names under which values can be streamed, those in bodies with their path."""
+    found: dict[ir.Value, str] = {}
+    for path, graph in graphs(model):
+        for value in (*graph.inputs, *(v for node in graph for v in node.outputs)):
+            found[value] = f"{path}/{value.name}" if path else value.name or ""
     return found
 
 

@@ -96,7 +96,7 @@ def second_moments(
 
     Args:
         model: as it is run.
-        layers: by any name: the name of the input value in the main graph, and the map that reads it.
+        layers: by any name: the name under which the input value is streamed, and the map that reads it.
         data: walked once for every gigabyte of matrices.
         seed: of the choice of rows.
         progress: ticked before every run.
@@ -112,7 +112,11 @@ def second_moments(
         for turn, values in enumerate(stream(model, inputs, data.feeds(), here, threads, total=runs)):
             for name in names:
                 value, view = layers[name]
+                if value not in values:  # another branch ran
+                    continue
                 x = values[value]
+                if view.kind != "matrix":  # the rounds of a loop are samples to a convolution
+                    x = x.reshape(-1, *x.shape[-len(view.shape) + 1 :])
                 out = view.output_shape(x.shape)
                 at = sample(rng, view.positions(out), -(-row_budget(view) // runs))
                 rows = view.rows(x, out, at)  # (groups, n, cols)

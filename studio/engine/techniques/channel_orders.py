@@ -102,7 +102,7 @@ def orders_of(
     if guesses(settings, context):
         criterion = "l2" if criterion in NEEDS_DATA else criterion
     memo = _remembered(listing)
-    key = ("orders", criterion, tuple(limits.items()), _data_key(context))
+    key = ("orders", criterion, tuple(limits.items()), budget_of(settings) is None, _data_key(context))
     found = memo.get(key)
     if isinstance(found, dict):
         return found
@@ -111,7 +111,13 @@ def orders_of(
         orders = _by_gradients(listing, grouping, criterion, orders, context)
     elif criterion in NEEDS_DATA:
         orders = by_data(
-            _readers(listing, grouping, context), criterion, orders, limits, context.progress.part(0.15, 0.2)
+            _comparable(listing, grouping, context)
+            if budget_of(settings)
+            else _readers(listing, grouping, context),
+            criterion,
+            orders,
+            limits,
+            context.progress.part(0.15, 0.2),
         )
     memo[key] = orders
     return orders
@@ -176,6 +182,20 @@ def _readers(listing: Listing, grouping: Grouping, context: Context) -> dict[str
     return made
 
 
+def _comparable(listing: Listing, grouping: Grouping, context: Context) -> dict[str, list[Reader]]:
+    """What reads the groups among which a budget is spread.
+
+    Where samples leave bodies out, none in bodies: what nobody heard would seem to cost nothing.
+    """
+    found = _readers(listing, grouping, context)
+    if not idle_bodies(listing, context):
+        return found
+    main = set(listing.model.graph)
+    return {
+        name: several for name, several in found.items() if all(reader.node in main for reader in several)
+    }
+
+
 def weighed(
     listing: Listing,
     grouping: Grouping,
@@ -191,7 +211,7 @@ def weighed(
     found = memo.get(key)
     if isinstance(found, dict):
         return found
-    reading = {name: r for name, r in _readers(listing, grouping, context).items() if name in limits}
+    reading = {name: r for name, r in _comparable(listing, grouping, context).items() if name in limits}
     samples = _affordable(listing, len(reading), next(iter(context.calibration.feeds(1))))
     feeds = unseen(context.calibration.feeds(), samples)
     made = heard(grouping, reading, orders, feeds, context.progress.part(0.2, 0.3), context.threads)
@@ -221,7 +241,7 @@ def judge_of(
     """
     widths = {g.record.name: g.record.width for g in grouping.groups}
     data = context.calibration
-    reading = _readers(listing, grouping, context)
+    reading = _comparable(listing, grouping, context)
     feeds = [] if data is None else unseen(data.feeds(), _PROBE_SAMPLES)
 
     def error(kept: Mapping[str, int]) -> float:

@@ -144,8 +144,8 @@ def opened(made: onnx.ModelProto, folder: Path, *, low: float = -1.0) -> tuple[L
     )
 
 
-def error(listing: Listing, context: Context, held: list[dict], *, refit: bool) -> float:
-    step = Step(settings=PruneChannels(ratio=0.4, criterion="l2", refit=refit), layers=("*",))
+def error(listing: Listing, context: Context, held: list[dict], **settings: Any) -> float:
+    step = Step(settings=PruneChannels(**{"ratio": 0.4, "criterion": "l2"} | settings), layers=("*",))
     result = ChannelPruning().apply(listing, plan_step(listing, step, context), context)
     whole, cut = (session(m, threads=1) for m in (listing.model, result))
     return float(
@@ -159,6 +159,21 @@ def error(listing: Listing, context: Context, held: list[dict], *, refit: bool) 
 def test_layers_in_bodies_are_repaired(net: Callable[[], onnx.ModelProto], tmp_path):
     listing, context, held = opened(net(), tmp_path)
     assert error(listing, context, held, refit=True) < 0.5 * error(listing, context, held, refit=False)
+
+
+@pytest.mark.parametrize("net", [branches, rounds, scanned])
+def test_calibration_data_choose_better_channels_in_bodies_than_weights(
+    net: Callable[[], onnx.ModelProto], tmp_path
+):
+    listing, context, held = opened(net(), tmp_path)
+    told = error(listing, context, held, criterion="obs", refit=True)
+    assert told < error(listing, context, held, criterion="l2", refit=True)
+
+
+@pytest.mark.parametrize("net", [branches, rounds, scanned])
+def test_a_budget_is_spread_over_groups_in_bodies(net: Callable[[], onnx.ModelProto], tmp_path):
+    listing, context, held = opened(net(), tmp_path)
+    assert error(listing, context, held, macs=0.8, criterion="auto", refit=True) < 0.05
 
 
 def test_branches_that_no_sample_takes_are_asked_about_and_told_of(tmp_path):
