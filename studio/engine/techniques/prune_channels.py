@@ -48,6 +48,7 @@ from studio.records.plan import Action, Plan, Refusal
 from studio.records.steps import PruneChannels, Settings, Step
 
 _ASKS_ABOVE = 0.1
+_ROUNDING = 0.01  # of a share
 # Refit holds the calibration samples and a few activations of both models; more samples than fit are left out.
 _REFIT_BYTES = 2 << 30
 
@@ -337,6 +338,12 @@ def _remarks(
         )
     if removes and guesses(settings, context):
         notes.append("How the budget is spread is a guess from the weights; the calibration data decide")
+    stays = found.draft.cost.macs / max(1, found.listing.cost.macs)
+    if removes and settings.macs is not None and stays > settings.macs + _ROUNDING:
+        notes.append(
+            f"{stays:.0%} of the multiply-accumulates remain: the budget counts all branches of an If, "
+            "the model's cost only the dearest"
+        )
     if removes and settings.latency is not None:
         notes.append(
             "The latency is a guess from the multiply-accumulates until the layers have been timed here"

@@ -205,3 +205,12 @@ def test_the_samples_of_a_refit_are_counted_whatever_shape_the_inputs_have(tmp_p
     plan = plan_step(listing, Step(settings=PruneChannels(ratio=0.4, criterion="l2"), layers=("*",)), told)
     ChannelPruning().apply(listing, plan, told)
     assert any(note.endswith(f"on {SAMPLES} samples") for note in notes)
+
+
+def test_a_budget_that_branches_undo_is_told(tmp_path):
+    listing, context, _ = opened(branches(), tmp_path)
+    step = Step(settings=PruneChannels(macs=0.9), layers=("*else_branch*",))
+    plan = plan_step(listing, step, context)
+    assert plan.actions
+    assert plan.after.macs == plan.before.macs  # the other branch is the dearer one
+    assert "100% of the multiply-accumulates remain" in plan.notes[0]
