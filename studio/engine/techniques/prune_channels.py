@@ -338,7 +338,7 @@ def _remarks(
         )
     if removes and guesses(settings, context):
         notes.append("How the budget is spread is a guess from the weights; the calibration data decide")
-    stays = found.draft.cost.macs / max(1, found.listing.cost.macs)
+    stays = (found.draft.cost.macs or 0) / (found.listing.cost.macs or 1)
     if removes and settings.macs is not None and stays > settings.macs + _ROUNDING:
         notes.append(
             f"{stays:.0%} of the multiply-accumulates remain: the budget counts all branches of an If, "
