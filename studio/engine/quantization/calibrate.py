@@ -27,8 +27,9 @@ Calibrator: TypeAlias = Literal["minmax", "percentile", "mse", "entropy"]
 _SAMPLE = 4096  # values taken per tensor and feed
 _KEPT = 32_768  # values kept per tensor over all feeds, at least; at most twice as many
 _BINS = 2048
-# Ranges have settled when so many runs have widened them by less than this share on average.
-_SETTLED, _STEADY_RUNS, _FEWEST_RUNS = 0.01, 8, 16
+# Ranges have settled when so many runs have widened them by less than this share on average. Few bytes of input are
+# soon read to their end, and a recording of a few seconds may begin with silence.
+_SETTLED, _STEADY_RUNS, _FEWEST_RUNS, _FEWEST_BYTES = 0.01, 8, 16, 4 << 20
 _IMAGE_OPERATORS = {
     "Conv",
     "ConvTranspose",
@@ -133,10 +134,11 @@ def observe(
     watched, results, answers = _instrumented(model, watches, samples=samples, answers=judge is not None)
     sess = execute.session(watched, threads=threads)
     names = list(dict.fromkeys([*(name for group in results for name in group if name), *answers]))
-    seen, steady, before, grown = 0, 0, np.inf, np.inf
+    seen, read, steady, before, grown = 0, 0, 0, np.inf, np.inf
     for seen, feed in enumerate(feeds, 1):
         if progress is not None:
             progress.tick((seen - 1) / total if total else 0.0, _words(seen, grown))
+        read += sum(array.nbytes for array in feed.values())
         got = dict(zip(names, execute.run(sess, feed, names), strict=True))
         if judge is not None and not judge.full:
             judge.learn(feed, [got[name] for name in answers])
@@ -161,7 +163,7 @@ def observe(
         grown = np.expm1(reach - before) if np.isfinite(before) else np.inf
         steady = steady + 1 if reach - before < _SETTLED else 0
         before = reach
-        if settle and steady >= _STEADY_RUNS and seen >= _FEWEST_RUNS:
+        if settle and steady >= _STEADY_RUNS and seen >= _FEWEST_RUNS and read >= _FEWEST_BYTES:
             if progress is not None:
                 progress.tick(1.0, f"Ranges have settled after {seen} of {total or 'all'} runs")
             break

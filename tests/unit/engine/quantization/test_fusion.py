@@ -21,7 +21,7 @@ from studio.engine.dataset import open_data
 from studio.engine.graph import Model, infer_shapes
 from studio.engine.layers import list_layers
 from studio.engine.planning import plan_step
-from studio.engine.quantization import grids
+from studio.engine.quantization import calibrate, grids
 from studio.engine.quantization import weights as integers
 from studio.engine.quantization.calibrate import Watch, choose_range, observe
 from studio.engine.quantization.search import Judge
@@ -235,7 +235,8 @@ def test_what_a_gate_closes_takes_no_part_of_the_grid() -> None:
     assert sqnr(model, quantized(model, feed), feed) > 25
 
 
-def test_the_walk_over_the_data_ends_when_ranges_have_settled() -> None:
+def test_the_walk_over_the_data_ends_when_ranges_have_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrate, "_FEWEST_BYTES", 0)
     model = Model(ir.from_proto(nets.cnn()))
     read = []
 
@@ -250,7 +251,16 @@ def test_the_walk_over_the_data_ends_when_ranges_have_settled() -> None:
     assert some["point"].high == pytest.approx(every["point"].high, rel=0.3)
 
 
-def test_the_judge_learns_on_the_walk_what_the_model_answers() -> None:
+def test_a_few_bytes_are_read_to_their_end_for_they_may_begin_with_silence() -> None:
+    model = Model(ir.from_proto(nets.cnn()))
+    quiet, loud = ({k: v * by for k, v in nets.feed("cnn", 1, 0).items()} for by in (0.01, 1.0))
+    feeds = [*[quiet] * 60, loud]
+    some = observe(model, [Watch("point", 4)], feeds, threads=1, settle=True)
+    assert some["point"].high == observe(model, [Watch("point", 4)], [loud], threads=1)["point"].high
+
+
+def test_the_judge_learns_on_the_walk_what_the_model_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrate, "_FEWEST_BYTES", 0)
     model = Model(ir.from_proto(nets.cnn()))
     feeds = [nets.feed("cnn", 1, seed % 2) for seed in range(60)]
     judge = Judge(threads=1, most=40)
