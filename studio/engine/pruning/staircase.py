@@ -30,7 +30,7 @@ from studio.engine.layers import Listing, list_layers
 from studio.engine.profile import profile_layers
 from studio.records.base import Record, decode, encode
 
-_EDITION = 2  # of the rule that rounds widths: what was measured under another one is measured anew
+_EDITION = 3  # of the rule that rounds widths: what was measured under another one is measured anew
 SHARES = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25)
 _QUICK = Protocol(rounds_per_block=8, minimum=48, maximum=120, half_width=0.01, budget_s=3.0, limit_s=15.0)
 

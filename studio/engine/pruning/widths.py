@@ -25,6 +25,7 @@ Grain = Literal["free", "matrix", "image", "pointwise"]
 _BLOCK = 16
 _ALIGNED = 4
 _WIDE = 64  # from here on, a block is a small step
+_NEAR = 1 / 8  # of the width
 
 
 def grain(grouping: Grouping, group: ChannelGroup) -> Grain:
@@ -74,10 +75,12 @@ def rounded(width: int, keep: float, round_to: int, minimum: int, grain: Grain) 
 
 
 def _narrow(width: int, wanted: float, minimum: int) -> int:
-    """The nearest of the whole blocks and the whole width; where that cuts nothing, what the layout allows."""
+    """A whole block where one is near, so that about as much goes as was asked; else what the layout allows."""
     blocks = [*(b for b in range(_BLOCK, width, _BLOCK) if b >= minimum), width]
     nearest = min(reversed(blocks), key=lambda block: abs(block - wanted))
-    return nearest if nearest < width else min(width, _up(wanted, _ALIGNED))
+    if nearest < width and abs(nearest - wanted) <= _NEAR * width:
+        return nearest
+    return min(width, max(_BLOCK, _up(wanted, _ALIGNED)))
 
 
 def fewer(width: int, kept: int, round_to: int, minimum: int, grain: Grain, step: float) -> int:

@@ -15,10 +15,12 @@ NETS = Path(__file__).parents[3] / "data" / "nets"
     [
         (128, 50, 64),  # whole blocks
         (64, 1, 16),
-        (40, 20, 16),  # the nearest whole block
-        (48, 24, 32),
-        (24, 12, 16),
+        (40, 20, 16),  # a whole block that is near
+        (48, 30, 32),
+        (24, 12, 16),  # no less than a block
         (32, 24, 24),  # no whole block is near: what the layout allows
+        (32, 22.4, 24),
+        (48, 24, 24),
         (40, 35.2, 32),
         (36, 33.1, 32),
         (34, 33.5, 34),
