@@ -17,10 +17,8 @@ Array: TypeAlias = npt.NDArray[Any]
 # Columns whose pruning is decided together; the compensation of a block is applied to the rest at once.
 _BLOCK = 128
 _DAMPING = 0.01
-_SETTLING, _SETTLED = (
-    40,
-    1e-6,
-)  # steps of conjugate gradients at most; the share of the residual that ends them
+# Steps of conjugate gradients at most; the share of the residual that ends them.
+_SETTLING, _SETTLED = 40, 1e-6
 
 
 def smallest(scores: Array, ratio: float) -> Array:
@@ -31,10 +29,20 @@ def smallest(scores: Array, ratio: float) -> Array:
 
 
 def smallest_per_row(scores: Array, ratio: float) -> Array:
-    """Mask (True = zero) of the floor(ratio · cols) lowest scores of every row."""
-    count = int(ratio * scores.shape[1])
+    """Mask (True = zero) of the lowest scores of every row, floor(ratio · n) in all.
+
+    Where the ratio does not come out even in a row, those rows lose one more whose next score is lowest.
+    """
+    rows, cols = scores.shape
+    count = int(ratio * cols)
+    order = np.argsort(scores, axis=1, kind="stable")
     mask = np.zeros(scores.shape, bool)
-    np.put_along_axis(mask, np.argsort(scores, axis=1, kind="stable")[:, :count], values=True, axis=1)
+    np.put_along_axis(mask, order[:, :count], values=True, axis=1)
+    left = int(ratio * scores.size) - count * rows
+    if left:
+        following = order[:, count]
+        lowest = np.argsort(scores[np.arange(rows), following], kind="stable")[:left]
+        mask[lowest, following[lowest]] = True
     return mask
 
 

@@ -200,11 +200,18 @@ def _zeroed(
     seen = weight if target.perm is None else weight.transpose(target.perm)
     moments = statistics.moments()
     matrices = target.view.matrix(seen.astype(np.float64))
+    ratios = _even(settings.ratio, len(matrices), matrices[0].size)
     found = np.stack(
-        [_treated(w, h, settings.ratio, run, method) for w, h in zip(matrices, moments, strict=True)]
+        [_treated(w, h, r, run, method) for w, h, r in zip(matrices, moments, ratios, strict=True)]
     )
     result = target.view.weight(found)
     return result if target.perm is None else result.transpose(np.argsort(target.perm))
+
+
+def _even(ratio: float, matrices: int, size: int) -> Array:
+    """A ratio for each of many matrices that comes out even in it, and over all of them is the one asked for."""
+    upto = np.floor(ratio * size * np.arange(matrices + 1) + 1e-9)
+    return np.asarray(np.diff(upto) / size + 1e-9)
 
 
 def _columns(weight: Array, target: _Target) -> int:
