@@ -29,7 +29,7 @@ _KEPT = 32_768  # values kept per tensor over all feeds, at least; at most twice
 _BINS = 2048
 # Ranges have settled when so many runs have widened them by less than this share on average. Few bytes of input are
 # soon read to their end, and a recording of a few seconds may begin with silence.
-_SETTLED, _STEADY_RUNS, _FEWEST_RUNS, _FEWEST_BYTES = 0.01, 8, 16, 4 << 20
+_SETTLED, _STEADY_RUNS, _FEWEST_RUNS, _FEWEST_BYTES = 0.01, 8, 16, 3 << 18
 _IMAGE_OPERATORS = {
     "Conv",
     "ConvTranspose",
