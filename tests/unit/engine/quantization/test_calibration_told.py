@@ -16,7 +16,7 @@ from studio.engine import graph
 from studio.engine.dataset import open_for
 from studio.engine.layers import list_layers
 from studio.engine.planning import plan_step
-from studio.engine.quantization import memory
+from studio.engine.quantization import calibrate, memory
 from studio.engine.quantization.calibrate import Watch, observe
 from studio.engine.techniques.contract import Context
 from studio.records.measure import DataSpec
@@ -87,7 +87,10 @@ def test_the_plan_tells_the_forecast(wide: Path) -> None:
     assert not any("of memory" in note for note in plan_step(listing, step, Context(preview=True)).notes)
 
 
-def test_the_job_tells_how_ranges_grow_and_when_they_have_settled(tmp_path: Path) -> None:
+def test_the_job_tells_how_ranges_grow_and_when_they_have_settled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibrate, "_FEWEST_BYTES", 0)
     model = graph.load(nets.write("cnn", tmp_path))
     feed = nets.feed("cnn", 1)
     told: list[str] = []
