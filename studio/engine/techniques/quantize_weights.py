@@ -46,7 +46,6 @@ class WeightOnly:
     """See the module."""
 
     settings: type[Settings] = QuantizeWeights
-    tidies = True  # transformers of most exporters compute sizes that are known
     treats_stored = True
 
     def plan(self, listing: Listing, step: Step, context: Context) -> Plan:

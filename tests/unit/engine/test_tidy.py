@@ -25,7 +25,7 @@ from studio.engine.planning import plan_step, ready
 from studio.engine.techniques.contract import Context
 from studio.engine.techniques.prune_channels import ChannelPruning
 from studio.engine.tidy import fold_sizes, tidy
-from studio.records.steps import AnySettings, PruneChannels, QuantizeDynamic, QuantizeWeights, Step
+from studio.records.steps import AnySettings, PruneChannels, QuantizeDynamic, Step
 
 NETS = Path(__file__).parents[2] / "data" / "nets"
 F, I = TensorProto.FLOAT, TensorProto.INT64
@@ -178,9 +178,7 @@ def test_a_model_without_computed_sizes_is_returned_as_it_is() -> None:
     assert tidy(listing) is listing
 
 
-@pytest.mark.parametrize(
-    "settings", [PruneChannels(refit=False), QuantizeDynamic(), QuantizeWeights(block=16)]
-)
+@pytest.mark.parametrize("settings", [PruneChannels(refit=False), QuantizeDynamic()])
 def test_steps_start_from_the_tidied_model_and_say_what_the_users_costs(settings: AnySettings) -> None:
     listing = list_layers(load(NETS / "vit.torchscript.onnx"))
     step = Step(settings=settings)
